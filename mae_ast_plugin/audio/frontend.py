@@ -1,0 +1,219 @@
+"""Front ends: batches of waveforms to log-mel spectrograms, on whatever device the waveforms lie.
+
+Each published system fixes one convention; here is Kaldi's (MAE-AST, SSAST), written as batched tensor operations and always
+computed in float32. The constants follow ``torchaudio.compliance.kaldi`` with its defaults, see ``docs/methods/mae_ast.md``.
+Knows no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mae_ast_plugin.errors import PlainError
+
+PREEMPHASIS = 0.97
+LOG_FLOOR = torch.finfo(torch.float32).eps
+LOW_HZ = 20.0
+
+
+def mel_scale(hertz: Tensor) -> Tensor:
+    """Map hertz to Kaldi's mel scale, 1127 ln(1 + f / 700)."""
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def kaldi_mel_filters(num_mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
+    """Build triangular filters whose slopes are linear in mel, from 20 Hz to the Nyquist frequency.
+
+    Returns (fft_size // 2 + 1, num_mel_bins); the Nyquist bin has weight zero, as in Kaldi.
+    """
+    edges = torch.linspace(
+        float(mel_scale(torch.tensor(LOW_HZ, dtype=torch.float64))),
+        float(mel_scale(torch.tensor(sample_rate / 2, dtype=torch.float64))),
+        num_mel_bins + 2,
+        dtype=torch.float64,
+    )
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    bins = mel_scale(torch.arange(fft_size // 2, dtype=torch.float64) * sample_rate / fft_size)[:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    return nn.functional.pad(filters, (0, 0, 0, 1)).float()
+
+
+def povey_window(size: int) -> Tensor:
+    """Kaldi's default window: a symmetric Hann window to the power 0.85; returns (size,)."""
+    return torch.hann_window(size, periodic=False, dtype=torch.float64).pow(0.85).float()
+
+
+class KaldiFrames(nn.Module):
+    """Cut a batch of waveforms into windowed, DC-free, pre-emphasised frames and take their power spectrum.
+
+    Whole windows only: a clip of n samples has ``1 + (n - window) // hop`` frames.
+    """
+
+    def __init__(self, sample_rate: int = 16000, window_ms: float = 25.0, hop_ms: float = 10.0) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.window_size = int(sample_rate * window_ms / 1000)
+        self.hop = int(sample_rate * hop_ms / 1000)
+        self.fft_size = 1 << (self.window_size - 1).bit_length()
+        self.window: Tensor
+        self.register_buffer("window", povey_window(self.window_size), persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a clip of ``num_samples`` samples."""
+        return max(0, 1 + (num_samples - self.window_size) // self.hop)
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Map waveforms (B, S) to frames before the window (B, T, window), without their mean."""
+        if waveforms.shape[-1] < self.window_size:
+            raise PlainError(
+                f"a clip of {waveforms.shape[-1]} samples is shorter than one analysis window of {self.window_size} "
+                f"samples; pad it or leave it out"
+            )
+        frames = waveforms.float().unfold(-1, self.window_size, self.hop)
+        return frames - frames.mean(dim=-1, keepdim=True)
+
+    def power(self, frames: Tensor) -> Tensor:
+        """Map frames (B, T, window) to their power spectrum (B, T, fft_size // 2 + 1)."""
+        # the first sample of a frame is its own predecessor
+        previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+        windowed = torch.addcmul(frames * self.window, previous, self.window, value=-PREEMPHASIS)
+        spectrum = torch.fft.rfft(windowed, n=self.fft_size)
+        return spectrum.real.square() + spectrum.imag.square()
+
+
+class KaldiFbank(KaldiFrames):
+    """Log-mel filter bank energies, natural logarithm, floored at float32's epsilon (B, S) -> (B, T, num_mel_bins)."""
+
+    def __init__(self, num_mel_bins: int = 128, sample_rate: int = 16000) -> None:
+        super().__init__(sample_rate)
+        self.num_features = num_mel_bins
+        self.filters: Tensor
+        self.register_buffer(
+            "filters", kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate), persistent=False
+        )
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, enabled=False):
+            energies = self.power(self.frames(waveforms)) @ self.filters
+            return energies.clamp_(min=LOG_FLOOR).log_()
+
+
+class KaldiSpectrogram(KaldiFrames):
+    """Log power spectrum whose first bin is the frame's log energy (B, S) -> (B, T, num_features <= 257 at 16 kHz)."""
+
+    def __init__(self, num_features: int = 257, sample_rate: int = 16000) -> None:
+        super().__init__(sample_rate)
+        self.num_features = num_features
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, enabled=False):
+            frames = self.frames(waveforms)
+            spectrum = self.power(frames).clamp(min=LOG_FLOOR).log()
+            energy = frames.square().sum(dim=-1, keepdim=True).clamp(min=1.0).log()  # Kaldi floors energies at one
+            return torch.cat([energy, spectrum[..., 1:]], dim=-1)[..., : self.num_features]
+
+
+class KaldiMfcc(nn.Module):
+    """Thirteen liftered cepstral coefficients of 23 log-mel bins, without log energy (B, S) -> (B, T, num_features)."""
+
+    NUM_MEL_BINS, NUM_CEPS, LIFTER = 23, 13, 22.0
+
+    def __init__(self, num_features: int = 13, sample_rate: int = 16000) -> None:
+        super().__init__()
+        if num_features > self.NUM_CEPS:
+            raise PlainError(
+                f"task.feature_dim is {num_features}, but feature_type mfcc has {self.NUM_CEPS} columns; "
+                f"set task.feature_dim={self.NUM_CEPS}"
+            )
+        self.fbank = KaldiFbank(self.NUM_MEL_BINS, sample_rate)
+        self.num_features = num_features
+        bins = torch.arange(self.NUM_MEL_BINS, dtype=torch.float64)
+        order = torch.arange(self.NUM_CEPS, dtype=torch.float64)
+        dct = torch.cos(math.pi / self.NUM_MEL_BINS * (bins[:, None] + 0.5) * order) * math.sqrt(2 / self.NUM_MEL_BINS)
+        dct[:, 0] = math.sqrt(1 / self.NUM_MEL_BINS)
+        lifter = 1 + 0.5 * self.LIFTER * torch.sin(math.pi * order / self.LIFTER)
+        self.cepstrum: Tensor
+        self.register_buffer("cepstrum", (dct * lifter).float()[:, :num_features], persistent=False)
+
+    @property
+    def hop(self) -> int:
+        return self.fbank.hop
+
+    @property
+    def window_size(self) -> int:
+        return self.fbank.window_size
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a clip of ``num_samples`` samples."""
+        return self.fbank.num_frames(num_samples)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return self.fbank(waveforms) @ self.cepstrum
+
+
+def add_deltas(features: Tensor) -> Tensor:
+    """Append first and second differences over five frames, edges repeated: (B, T, F) -> (B, T, 3 F)."""
+
+    def delta(x_bft: Tensor) -> Tensor:
+        padded = nn.functional.pad(x_bft, (2, 2), mode="replicate")
+        return (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
+
+    static = features.transpose(1, 2)
+    first = delta(static)
+    return torch.cat([static, first, delta(first)], dim=1).transpose(1, 2)
+
+
+class FrontEnd(nn.Module):
+    """One convention plus the optional differences: waveforms (B, S) to features (B, T, num_features), float32."""
+
+    def __init__(self, convention: KaldiFbank | KaldiSpectrogram | KaldiMfcc, sample_rate: int, deltas: bool) -> None:
+        super().__init__()
+        self.convention = convention
+        self.sample_rate = sample_rate
+        self.deltas = deltas
+        self.num_features = convention.num_features * (3 if deltas else 1)
+        self.hop = convention.hop
+        self.window_size = convention.window_size
+
+    def num_frames(self, num_samples: int) -> int:
+        """Count the frames of a clip of ``num_samples`` samples."""
+        return self.convention.num_frames(num_samples)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Count the samples that give exactly ``num_frames`` frames and no more."""
+        return self.window_size + (num_frames - 1) * self.hop
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        features = self.convention(waveforms)
+        return add_deltas(features) if self.deltas else features
+
+
+CONVENTIONS: dict[str, Callable[[int, int], KaldiFbank | KaldiSpectrogram | KaldiMfcc]] = {
+    "fbank": KaldiFbank,
+    "spectrogram": KaldiSpectrogram,
+    "mfcc": KaldiMfcc,
+}
+
+
+def make_frontend(
+    feature_type: str = "fbank", num_features: int = 128, sample_rate: int = 16000, deltas: bool = False
+) -> FrontEnd:
+    """Make the front end of a ``feature_type``; ``num_features`` counts the columns before the differences."""
+    if feature_type not in CONVENTIONS:
+        raise PlainError(f"task.feature_type is {feature_type!r}; it must be one of {', '.join(CONVENTIONS)}")
+    return FrontEnd(CONVENTIONS[feature_type](num_features, sample_rate), sample_rate, deltas)
+
+
+def pad_waveforms(waveforms: Sequence[Tensor], shortest: int = 0) -> Tensor:
+    """Pad 1-D waveforms with zeros at their ends to the longest of them, at least ``shortest`` samples: (B, S)."""
+    longest = max(shortest, max(w.shape[0] for w in waveforms))
+    batch = waveforms[0].new_zeros(len(waveforms), longest)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: waveform.shape[0]] = waveform
+    return batch

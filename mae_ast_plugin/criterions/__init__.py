@@ -1,0 +1,1 @@
+"""fairseq criterions: the losses of masked prediction, registered by name."""

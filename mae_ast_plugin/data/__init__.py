@@ -1,0 +1,1 @@
+"""fairseq datasets: manifests of clips as batches of waveforms."""

@@ -1,0 +1,1 @@
+"""The published systems as data: one file each, with its values and the names of its checkpoints."""

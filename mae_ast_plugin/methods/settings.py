@@ -1,0 +1,235 @@
+"""The settings of the machine, their meaning and their limits: one schema for all methods.
+
+Field names are those of the original command line (``model.*``, ``task.*``, ``criterion.*``). Plain dataclasses: fairseq reads
+them through its own subclasses, inference needs none of it. Everything is checked once, in :func:`problems`.
+"""
+# No postponed annotations here: fairseq and omegaconf read the types of the fields.
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Optional, TypeVar
+
+from mae_ast_plugin.audio.frontend import CONVENTIONS
+from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
+from mae_ast_plugin.nn.transformer import ACTIVATIONS
+
+S = TypeVar("S")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field with its help text: what it is, its unit, its legal range."""
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass
+class ModelSettings:
+    """``model.*``"""
+
+    ast_kernel_size_chan: int = setting(16, "height of a patch [mel bins], 1 to the number of mel bins")
+    ast_kernel_size_time: int = setting(16, "width of a patch [frames], at least 1")
+    ast_kernel_stride_chan: int = setting(16, "step between patches along frequency [mel bins]")
+    ast_kernel_stride_time: int = setting(16, "step between patches along time [frames]")
+    encoder_layers: int = setting(12, "layers of the encoder")
+    encoder_embed_dim: int = setting(768, "width of the encoder [values]")
+    encoder_ffn_embed_dim: int = setting(3072, "width of the feed-forward part of encoder and decoder [values]")
+    encoder_attention_heads: int = setting(12, "attention heads of encoder and decoder; must divide both widths")
+    activation_fn: str = setting("gelu", f"activation of the feed-forward part: {', '.join(ACTIVATIONS)}")
+    layer_norm_first: bool = setting(False, "norms before (true) or after (false) attention and feed-forward")
+    feature_grad_mult: float = setting(1.0, "without effect, as in the original; accepted for its command lines")
+    use_post_enc_proj: bool = setting(False, "put a linear layer between encoder and decoder")
+    decoder_embed_dim: int = setting(768, "width of the decoder [values]; the encoder's unless use_post_enc_proj")
+    decoder_layers: int = setting(2, "layers of the decoder")
+    decoder_layerdrop: float = setting(0.0, "probability of leaving out a decoder layer in training, 0 to 1")
+    dropout: float = setting(0.1, "dropout on the input of a stack and after attention and feed-forward, 0 to 1")
+    attention_dropout: float = setting(0.1, "dropout of attention weights, 0 to 1")
+    activation_dropout: float = setting(0.0, "dropout after the feed-forward activation, 0 to 1")
+    encoder_layerdrop: float = setting(0.0, "probability of leaving out an encoder layer in training, 0 to 1")
+    dropout_input: float = setting(0.0, "dropout of the projected tokens in pretraining, 0 to 1")
+    random_mask_prob: float = setting(
+        0.75, "share of the tokens that is hidden, between 0 and 1; with task.mask_type=retain_spans the original's "
+        "parameter of the spans that are SHOWN, which may exceed 1"
+    )
+    mask_length: int = setting(10, "length of a span [tokens]; span_mask and retain_spans only")
+    mask_selection: str = setting("static", f"law of the span length: {', '.join(SPAN_LAWS)}; retain_spans only")
+    mask_other: float = setting(0.0, "second parameter of that law (smallest length, or standard deviation)")
+    no_mask_overlap: bool = setting(False, "spans do not overlap; retain_spans only")
+    mask_min_space: int = setting(0, "tokens between spans that do not overlap; retain_spans only")
+    conv_pos: int = setting(128, "kernel of the convolutional positions [tokens]")
+    conv_pos_groups: int = setting(16, "groups of the convolutional positions; must divide the widths")
+    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass: less memory, more time")
+    max_token_length: int = setting(48000, "without effect: positions grow as needed; accepted for old command lines")
+    enc_sine_pos: bool = setting(True, "sinusoidal positions in the encoder")
+    enc_conv_pos: bool = setting(False, "convolutional positions in the encoder")
+    dec_sine_pos: bool = setting(True, "sinusoidal positions in the decoder")
+    dec_conv_pos: bool = setting(False, "convolutional positions in the decoder")
+    count_partial_patches: bool = setting(
+        False, "a last patch that is partly padding is a token, as in the original; features then depend on the batch"
+    )
+    precision: str = setting("float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights")
+
+
+@dataclass
+class TaskSettings:
+    """``task.*``"""
+
+    data: str = setting("", "folder with train.tsv, valid.tsv ... (python -m manifests scan makes them)")
+    sample_rate: int = setting(16000, "every clip is resampled to this rate [Hz]")
+    normalize: bool = setting(False, "bring each waveform to mean 0 and variance 1 before the front end")
+    enable_padding: bool = setting(False, "without effect, as in the original")
+    max_keep_size: Optional[int] = setting(None, "leave out longer clips [samples at task.sample_rate where rates are known]")
+    max_sample_size: Optional[int] = setting(250000, "crop longer clips to this [samples at task.sample_rate]")
+    min_sample_size: Optional[int] = setting(None, "leave out shorter clips [samples at task.sample_rate where rates are known]")
+    random_crop: bool = setting(True, "crop at a random place (true) or from the beginning (false)")
+    pad_audio: bool = setting(True, "pad the clips of a batch to the longest (true) or crop all to the shortest (false)")
+    feature_type: str = setting("fbank", f"kind of features: {', '.join(CONVENTIONS)}")
+    feature_rate: int = setting(100, "without effect: features have 100 frames a second; accepted for old command lines")
+    feature_dim: int = setting(128, "mel bins (columns, for the other kinds of features)")
+    deltas: bool = setting(False, "append first and second differences: three times the columns")
+    mask_spans: bool = setting(False, "without effect, as in the original; see task.mask_type")
+    mask_type: str = setting("random_mask", f"which tokens are hidden: {', '.join(MASKERS)}")
+    features_on: str = setting("device", "where features are computed: device (in batches) or loader (per clip)")
+    resampler: str = setting("soxr", "soxr, or sinc_hann: the original's filter, slower")
+    max_unreadable: float = setting(0.1, "end the run when more than this share of the clips read so far is unreadable")
+    picture_interval_updates: int = setting(1000, "draw reconstructions of fixed validation clips every N updates; 0: never")
+    num_pictures: int = setting(4, "validation clips in that picture")
+
+
+@dataclass
+class CriterionSettings:
+    """``criterion.*``"""
+
+    reconstruction_weight: float = setting(10.0, "weight of the mean squared error of hidden patches; 0 leaves it out")
+    classification_weight: float = setting(1.0, "weight of the InfoNCE of hidden patches; 0 leaves it out")
+    average_over: str = setting(
+        "tokens", "tokens: each hidden token of all processes weighs the same; batches: each process's batch, as the original"
+    )
+
+
+def from_mapping(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Fill settings of ``kind`` from a checkpoint's configuration; names it does not know are left out."""
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in known and value is not None})
+
+
+def _shares(settings: object, section: str, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            yield f"{section}.{name} is {value}; it must be between 0 and 1"
+
+
+def _at_least(settings: object, section: str, least: int, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            yield f"{section}.{name} is {value}; it must be at least {least}"
+
+
+def _choice(value: str, name: str, choices: tuple[str, ...]) -> Iterator[str]:
+    if value not in choices:
+        yield f"{name} is {value!r}; it must be one of {', '.join(choices)}"
+
+
+def _patch_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
+    kernel, stride = model.ast_kernel_size_chan, model.ast_kernel_stride_chan
+    if min(kernel, stride, model.ast_kernel_size_time, model.ast_kernel_stride_time) < 1:
+        yield "model.ast_kernel_* sizes and strides must be at least 1"
+        return
+    if kernel > num_features:
+        yield f"model.ast_kernel_size_chan is {kernel}, but there are only {num_features} mel bins (task.feature_dim)"
+    elif (num_features - kernel) % stride:
+        yield (
+            f"model.ast_kernel_stride_chan is {stride}, which does not divide the {num_features} mel bins into patches of "
+            f"{kernel}: the last {(num_features - kernel) % stride} bins would be lost"
+        )
+    for axis, size, step in (("chan", kernel, stride), ("time", model.ast_kernel_size_time, model.ast_kernel_stride_time)):
+        if step > size:
+            yield f"model.ast_kernel_stride_{axis} is {step}, larger than the patch ({size}): parts would never be seen"
+
+
+def _mask_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
+    yield from _choice(task.mask_type, "task.mask_type", tuple(MASKERS))
+    yield from _choice(model.mask_selection, "model.mask_selection", SPAN_LAWS)
+    if model.random_mask_prob <= 0:
+        yield f"model.random_mask_prob is {model.random_mask_prob}; it must be above 0"
+    elif task.mask_type != "retain_spans" and model.random_mask_prob >= 1:
+        yield (
+            f"model.random_mask_prob is {model.random_mask_prob}; it is the share of hidden tokens and must be below 1 "
+            f"(only task.mask_type=retain_spans takes more)"
+        )
+    if model.mask_length < 1:
+        yield f"model.mask_length is {model.mask_length}; a span has at least 1 token"
+
+
+def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSettings | None = None) -> Iterator[str]:
+    """Say, a sentence each, what cannot work."""
+    yield from _choice(task.feature_type, "task.feature_type", tuple(CONVENTIONS))
+    yield from _choice(task.features_on, "task.features_on", ("device", "loader"))
+    yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
+    yield from _choice(model.activation_fn, "model.activation_fn", tuple(ACTIVATIONS))
+    yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
+    yield from _at_least(task, "task", 1, ("sample_rate", "feature_dim", "max_sample_size", "num_pictures"))
+    yield from _at_least(task, "task", 0, ("picture_interval_updates", "min_sample_size", "max_keep_size"))
+    yield from _shares(task, "task", ("max_unreadable",))
+    yield from _shares(
+        model, "model",
+        ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "decoder_layerdrop"),
+    )
+    yield from _at_least(
+        model, "model", 1,
+        ("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim", "encoder_ffn_embed_dim",
+         "encoder_attention_heads", "conv_pos", "conv_pos_groups"),
+    )
+    yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
+    yield from _mask_problems(model, task)
+    yield from _width_problems(model)
+    if criterion is not None:
+        yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
+        if criterion.reconstruction_weight == 0 == criterion.classification_weight:
+            yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"
+        yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
+
+
+def _width_problems(model: ModelSettings) -> Iterator[str]:
+    heads = max(1, model.encoder_attention_heads)
+    for stack, width, conv in (
+        ("encoder", model.encoder_embed_dim, model.enc_conv_pos),
+        ("decoder", model.decoder_embed_dim, model.dec_conv_pos),
+    ):
+        if width % heads:
+            yield f"model.{stack}_embed_dim is {width}, which model.encoder_attention_heads={heads} does not divide"
+        if width % 2:
+            yield f"model.{stack}_embed_dim is {width}; sinusoidal positions need an even width"
+        if conv and width % max(1, model.conv_pos_groups):
+            yield f"model.conv_pos_groups is {model.conv_pos_groups}, which does not divide model.{stack}_embed_dim={width}"
+    if model.encoder_embed_dim != model.decoder_embed_dim and not model.use_post_enc_proj:
+        yield (
+            f"model.decoder_embed_dim is {model.decoder_embed_dim} and model.encoder_embed_dim {model.encoder_embed_dim}: "
+            f"set them equal or model.use_post_enc_proj=true"
+        )
+
+
+def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
+    """Name the settings that were changed but have no effect in the chosen mode."""
+    spans = task.mask_type in ("retain_spans", "span_mask")
+    rules = (
+        ("model.mask_length", model.mask_length != 10 and not spans, f"task.mask_type={task.mask_type}"),
+        ("model.mask_selection", model.mask_selection != "static" and task.mask_type != "retain_spans",
+         f"task.mask_type={task.mask_type}"),
+        ("model.mask_min_space", model.mask_min_space != 0 and not model.no_mask_overlap, "model.no_mask_overlap=false"),
+        ("model.conv_pos", model.conv_pos != 128 and not (model.enc_conv_pos or model.dec_conv_pos),
+         "enc_conv_pos and dec_conv_pos both false"),
+        ("task.mask_spans", task.mask_spans, "any mask type; choose task.mask_type"),
+        ("task.enable_padding", task.enable_padding, "any mode; see task.pad_audio"),
+    )
+    for name, idle, mode in rules:
+        if idle:
+            yield f"{name} has no effect with {mode}"
+
+
+def check(model: ModelSettings, task: TaskSettings, criterion: CriterionSettings | None = None) -> None:
+    """Raise one PlainError that reports all problems together."""
+    found = list(problems(model, task, criterion))
+    if found:
+        raise PlainError("; ".join(found))

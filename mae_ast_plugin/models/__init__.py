@@ -1,0 +1,1 @@
+"""fairseq models: the networks of ``nn`` registered by name."""

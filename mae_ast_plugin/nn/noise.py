@@ -1,0 +1,43 @@
+"""Random numbers that depend on a seed and a place only: no generator, no state, the same on every device.
+
+A mask keyed by (seed, epoch, clip) is the same whatever batch, process or resumed run the clip appears in. The mixing function
+is SplitMix64's finaliser (Steele, Lea, Flood 2014), whose wrapping arithmetic int64 tensors share on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+_MASK64 = (1 << 64) - 1
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _FIRST
+    x = (x ^ _shift_right(x, 27)) * _SECOND
+    return x ^ _shift_right(x, 31)
+
+
+def uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Draw numbers in [0, 1) for each seed: (B,) int64 -> (B, count) float32; another ``stream``, other numbers."""
+    place = torch.arange(1 + stream * 0x100000, 1 + stream * 0x100000 + count, device=seeds.device)
+    bits = _mix(seeds[:, None] + place * _GOLDEN)
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def combine(*parts: int) -> int:
+    """Mix whole numbers into one seed, on the host; the order of the parts matters. Returns an int64 value."""
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK64) + 0x9E3779B97F4A7C15) & _MASK64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+        state ^= state >> 31
+    return state - (1 << 64) if state >= 1 << 63 else state

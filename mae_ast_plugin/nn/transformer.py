@@ -1,0 +1,133 @@
+"""A plain transformer stack, post-norm or pre-norm, with padding, layer drop and recomputation.
+
+Post-norm stacks normalise their input and nothing at the end; pre-norm stacks normalise the last output (facts: MAE-AST 6.7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_accurate": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "relu_squared": lambda x: F.relu(x).square(),
+    "swish": F.silu,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSettings:
+    """Sizes and regularisation of one stack; widths in values, rates as shares."""
+
+    num_layers: int
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    activation: str = "gelu"
+    pre_norm: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.0
+    recompute: bool = False
+
+
+@dataclass
+class StackOutput:
+    """What a stack gives: its output and the output of every layer, each (B, N, D)."""
+
+    last: Tensor
+    hidden: list[Tensor] = field(default_factory=list)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention through the fused kernel of torch: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """Attend; ``attend`` (B, 1, 1, N) is true at keys that may be seen."""
+        # (B, N, 3 D) -> three times (B, H, N, D / H)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each with a residual; the norms stand before (pre) or after (post) the sum."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.activation = ACTIVATIONS[settings.activation]
+        self.attention = SelfAttention(settings.dim, settings.num_heads, settings.attention_dropout)
+        self.norm1 = nn.LayerNorm(settings.dim)
+        self.fc1 = nn.Linear(settings.dim, settings.ffn_dim)
+        self.fc2 = nn.Linear(settings.ffn_dim, settings.dim)
+        self.norm2 = nn.LayerNorm(settings.dim)
+
+    def _drop(self, x: Tensor, rate: float) -> Tensor:
+        return F.dropout(x, rate, self.training)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        hidden = self._drop(self.activation(self.fc1(x)), self.settings.activation_dropout)
+        return self._drop(self.fc2(hidden), self.settings.dropout)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        rate = self.settings.dropout
+        if self.settings.pre_norm:
+            x = x + self._drop(self.attention(self.norm1(x), attend), rate)
+            return x + self._feed_forward(self.norm2(x))
+        x = self.norm1(x + self._drop(self.attention(x, attend), rate))
+        return self.norm2(x + self._feed_forward(x))
+
+
+class Transformer(nn.Module):
+    """A stack of layers over tokens (B, N, D)."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.layers = nn.ModuleList(TransformerLayer(settings) for _ in range(settings.num_layers))
+        self.norm = nn.LayerNorm(settings.dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None, until: int | None = None) -> StackOutput:
+        """Run the stack; ``padding`` (B, N) is true at tokens nobody may attend to, ``until`` stops after that layer."""
+        attend = None if padding is None else ~padding[:, None, None, :]
+        if not self.settings.pre_norm:
+            x = self.norm(x)
+        x = F.dropout(x, self.settings.dropout, self.training)
+        hidden: list[Tensor] = []
+        for layer in self.layers[:until]:
+            if not self._skips_layer():
+                if self.settings.recompute and self.training and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, attend, use_reentrant=False)
+                else:
+                    x = layer(x, attend)
+            hidden.append(x)  # a dropped layer hands its input on, so that hidden states keep their numbers
+        if self.settings.pre_norm and until is None:
+            x = self.norm(x)
+        return StackOutput(x, hidden)
+
+    def _skips_layer(self) -> bool:
+        # drawn on the host: one number per layer costs nothing there and never waits for the device
+        return self.training and self.settings.layer_drop > 0 and float(torch.rand(())) <= self.settings.layer_drop

@@ -1,0 +1,1 @@
+"""fairseq tasks: pretraining over manifests of audio."""
