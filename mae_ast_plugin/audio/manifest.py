@@ -1,8 +1,9 @@
 """The list of clips: line one is the root folder, each further line is ``relative path TAB length [TAB label]``.
 
 The length is the number of samples per channel at the file's own rate. A side file with the same stem and the ending
-``.rates`` may give that rate (Hz) for every row. Millions of rows are held as the bytes of the file and a few numbers per
-row; a row becomes Python text only when it is asked for. Knows nothing of audio, and never opens a clip.
+``.rates`` may give that rate (Hz) for every row. Millions of rows are held as the bytes of the file and a few numbers
+per row; a row becomes Python text only when it is asked for. A length of 0 is allowed, the size filter of the training
+counts and drops it. Knows nothing of audio, and never opens a clip.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -32,7 +33,7 @@ class ManifestError(PlainError):
 
 
 class Row(NamedTuple):
-    """One clip: its full path, its length in samples at the file's own rate, and its label where the manifest has any."""
+    """One clip: its full path, its length in samples at the file's own rate, its label where the manifest has any."""
 
     path: str
     length: int
@@ -42,9 +43,9 @@ class Row(NamedTuple):
 class Manifest:
     """All rows of a TSV; ``len(m)``, ``m[i]`` and iteration as with a list.
 
-    ``path`` is the TSV, ``root`` its folder of clips (absolute), ``lengths`` (N,) int64 in samples at each file's own rate,
-    ``sample_rates`` (N,) int32 in Hz or None. Build one with `Manifest.load`. A pickle holds only the path, and reading it
-    loads the same file again.
+    ``path`` is the TSV, ``root`` its folder of clips (absolute), ``lengths`` (N,) int64 in samples at each file's own
+    rate, ``sample_rates`` (N,) int32 in Hz or None. Build one with `Manifest.load`. A pickle holds only the path;
+    unpickling loads the same file again, and raises ManifestError where it was changed meanwhile.
     """
 
     path: str
@@ -114,18 +115,30 @@ def write_manifest(
     root = os.fspath(root)
     if any(letter in root for letter in "\t\r\n"):
         raise ManifestError(f"the root folder {_shown(root)} has a TAB or a line break in its name: rename it")
-    columns = zip(rows, labels, strict=True) if labels is not None else zip(rows, repeat(None))
-    lines = (_format_row(name, length, label) for (name, length), label in columns)
+    labelled = zip(rows, repeat(None)) if labels is None else zip(rows, labels, strict=True)
+    complete = zip(labelled, repeat(0)) if rates is None else zip(labelled, rates, strict=True)
+    rate_lines: list[bytes] = []
+
+    def lines() -> Iterator[bytes]:
+        yield _encode(root) + b"\n"
+        for ((name, length), label), rate in complete:
+            rate_lines.append(b"%d\n" % rate)
+            yield _format_row(name, length, label)
+
+    # A crash between these steps leaves a manifest without its side file, never one with the side file of another.
     side_file = target.with_suffix(".rates")
-    if rates is None:
-        side_file.unlink(missing_ok=True)
-    else:
-        write_atomically(side_file, (b"%d\n" % rate for rate in rates))
-    write_atomically(target, chain([_encode(root) + b"\n"], lines))
+    write_atomically(target, lines(), before_replacing=side_file)
+    if rates is not None:
+        write_atomically(side_file, rate_lines)
 
 
-def write_atomically(path: str | os.PathLike[str], lines: Iterable[bytes]) -> None:
-    """Write a file so that readers see the old one or the complete new one, even if the machine stops on the way."""
+def write_atomically(
+    path: str | os.PathLike[str], lines: Iterable[bytes], *, before_replacing: Path | None = None
+) -> None:
+    """Write a file so that readers see the old one or the complete new one, even if the machine stops on the way.
+
+    ``before_replacing`` names a file that belongs to the old one and is removed with it.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -133,6 +146,8 @@ def write_atomically(path: str | os.PathLike[str], lines: Iterable[bytes]) -> No
             handle.writelines(lines)
             handle.flush()
             os.fsync(handle.fileno())
+        if before_replacing is not None:
+            before_replacing.unlink(missing_ok=True)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -215,7 +230,7 @@ def _parse_rows(
 
 
 def _parse_block(block: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool] | None:
-    """Parse whole lines; gives where they start, their lengths and whether all paths are absolute, None if one is wrong."""
+    """Parse whole lines: where they start, their lengths, whether all paths are absolute; None if a line is wrong."""
     starts, ends = _split_lines(block)
     tabs = np.flatnonzero(block == TAB)
     first_tab = np.searchsorted(tabs, starts)
@@ -241,7 +256,7 @@ def _split_lines(block: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _decimals(block: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Read the whole numbers between ``begins`` and ``ends``; None when anything else than 1 to 18 digits stands there."""
+    """Read the whole numbers between ``begins`` and ``ends``; None if anything but 1 to 18 digits stands there."""
     widths = ends - begins
     if len(widths) == 0 or widths.min() < 1 or widths.max() > MAX_DIGITS:
         return None
@@ -300,7 +315,7 @@ def _block_end(data: bytes, begin: int, end: int) -> int:
 
 
 def _raise_bad_row(path: str, data: bytes, begin: int) -> NoReturn:
-    """Name the first bad line at or after ``begin``, one by one: slow, and only run once it is known that there is one."""
+    """Name the first bad line at or after ``begin``: slow, and only run once it is known that there is one."""
     line_number = data.count(b"\n", 0, begin) + 1
     while True:
         end = _end_of_line(data, begin)

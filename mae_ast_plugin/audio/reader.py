@@ -2,7 +2,8 @@
 
 libsndfile comes first (WAV, FLAC, Ogg, Opus, MP3, NIST SPHERE, AIFF ...), FFmpeg through PyAV opens the rest (MKV, MP4,
 WebM ...). A file is known by its content, never by its name. Values are passed as decoded: a float file or a lossy
-codec may exceed 1. Knows nothing of manifests, features or models.
+codec may exceed 1. An Ogg stream states no length, and that of an MP3 file is an estimate: cut ones are read as far as
+they go. Knows nothing of manifests, features or models.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Crops that begin later than this are reached by a seek inside a container; decoding less than that is cheap and exact.
 SEEK_AFTER_SECONDS = 10
 # Decoders carry state from packet to packet (overlap, bit reservoir, prediction): decode this much before the crop.
+# Only the noise that AAC puts in place of noise-like bands still differs after a seek, it is random by design.
 PREROLL_SECONDS = 1
 # Priming and padding may make a complete stream end this much before the time its container states.
 END_TOLERANCE_SECONDS = Fraction(1, 5)
@@ -189,7 +191,8 @@ def _crop_sound(path: Path, sound: soundfile.SoundFile, start: int, num_samples:
         if len(samples) == 0:
             raise AudioError(path, f"nothing can be decoded from sample {start} on: it ends before that or is damaged")
     elif len(samples) < wanted:
-        raise AudioError(path, _truncated_reason(f"{start + len(samples)} samples", str(promised)))
+        found = f"only {start + len(samples)} of {promised} samples can be decoded"
+        raise AudioError(path, f"is truncated or damaged, {found}: copy it again or leave it out")
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 

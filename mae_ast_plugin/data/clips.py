@@ -1,0 +1,187 @@
+"""A manifest of clips as a fairseq dataset of waveforms.
+
+Reads, crops and pads; what a clip is cropped to depends on (seed, epoch, row) alone. A clip that cannot be read is replaced by
+its next readable neighbour and named in the batch, so that the main process can count and report it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+from torch import Tensor
+
+from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
+from mae_ast_plugin.audio.manifest import Manifest
+from mae_ast_plugin.audio.reader import AudioError, probe, read
+from mae_ast_plugin.audio.resample import sinc_hann
+from mae_ast_plugin.data.batching import ClipRef, make_batches
+from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.methods.settings import TaskSettings
+from mae_ast_plugin.nn.noise import combine
+
+CROP_STREAM, MASK_STREAM = 1, 2
+MAX_NEIGHBOURS = 20
+
+
+@dataclass
+class Clip:
+    """One clip as read: ``waveform`` (S,), and rows that could not be read on the way to it, each (row, path and reason)."""
+
+    ref: ClipRef
+    waveform: Tensor
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+
+class ClipDataset(FairseqDataset):
+    """Clips of one split."""
+
+    def __init__(
+        self,
+        split: str,
+        manifest: Manifest,
+        task: TaskSettings,
+        frontend: FrontEnd,
+        *,
+        min_frames: int,
+        seed: int,
+        epoch_matters: bool,
+    ) -> None:
+        self.split, self.manifest, self.task = split, manifest, task
+        self.seed, self.epoch_matters = seed, epoch_matters
+        self.frontend = frontend
+        self.shortest = frontend.num_samples(min_frames)
+        self.rows, self.sizes = self._keep()
+
+    def _keep(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows within the length limits, and their sizes [samples at task.sample_rate] after cropping."""
+        lengths = self.manifest.lengths.astype(np.float64)
+        if self.manifest.sample_rates is not None:
+            lengths = np.ceil(lengths * self.task.sample_rate / self.manifest.sample_rates)
+        least = max(self.shortest if self.manifest.sample_rates is not None else 1, self.task.min_sample_size or 0)
+        most = self.task.max_keep_size or np.inf
+        kept = np.flatnonzero((lengths >= least) & (lengths <= most))
+        if len(kept) == 0:
+            raise PlainError(
+                f"{self.manifest.path}: none of its {len(lengths)} clips has between {least} and {most} samples "
+                f"(shortest {lengths.min():.0f}, longest {lengths.max():.0f}); change task.min_sample_size or "
+                "task.max_keep_size, or use longer audio"
+            )
+        self.num_short = int((lengths < least).sum())
+        self.num_long = int((lengths > most).sum())
+        return kept, np.minimum(lengths[kept], self.task.max_sample_size or np.inf).astype(np.int64)
+
+    # ---- what fairseq asks
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens(self, index: int) -> int:
+        return self.size(index)
+
+    def ordered_indices(self) -> np.ndarray:
+        return np.argsort(-self.sizes, kind="stable")
+
+    def batches(
+        self, epoch: int, max_samples: int | None, max_clips: int | None, num_parts: int, multiple: int
+    ) -> list[list[ClipRef]]:
+        """Batches of ``epoch`` for ``num_parts`` processes; a dataset whose epochs are alike always gives those of epoch 0."""
+        longest = int(self.sizes.max())
+        if max_samples is not None and longest > max_samples:
+            raise PlainError(
+                f"dataset.max_tokens is {max_samples} samples, less than the longest clip of {self.manifest.path} "
+                f"({longest}); raise it or lower task.max_sample_size"
+            )
+        return make_batches(
+            self.sizes, max_samples=max_samples, max_clips=max_clips, num_parts=num_parts, multiple=multiple,
+            seed=self.seed, epoch=epoch if self.epoch_matters else 0,
+        )
+
+    def __getitem__(self, ref: ClipRef) -> Clip:
+        unreadable: list[tuple[int, str]] = []
+        for step in range(min(MAX_NEIGHBOURS, len(self.rows))):
+            row = int(self.rows[(ref.row + step) % len(self.rows)])
+            try:
+                return Clip(ref, self._read(row, ref), unreadable)
+            except AudioError as error:
+                unreadable.append((row, str(error)))
+        raise PlainError(
+            f"{self.manifest.path}: {len(unreadable)} clips in a row are unreadable, the first is {unreadable[0][1]}; "
+            f"check that the root on its first line ({self.manifest.root}) is where the audio lies"
+        )
+
+    # ---- reading
+
+    def _read(self, row: int, ref: ClipRef) -> Tensor:
+        path, length = self.manifest[row].path, self.manifest[row].length
+        rate, limit = self.task.sample_rate, self.task.max_sample_size
+        start, count = 0, None
+        if limit is not None:
+            native = self._native_rate(row, path, length)
+            most = int(limit * native / rate)
+            if length > most:
+                start, count = self._crop_start(length - most, ref), most
+        native_rate = None if self.task.resampler == "sinc_hann" else rate
+        waveform, found = read(path, sample_rate=native_rate, start=start, num_samples=count)
+        samples = torch.from_numpy(waveform)
+        if found != rate:
+            samples = sinc_hann(samples, found, rate)
+        samples = samples[:limit]
+        if len(samples) < self.shortest:
+            raise AudioError(path, f"has {len(samples)} samples at {rate} Hz, one patch needs {self.shortest}")
+        if self.task.normalize:
+            samples = torch.nn.functional.layer_norm(samples, samples.shape)
+        return samples
+
+    def _native_rate(self, row: int, path: str, length: int) -> int:
+        if self.manifest.sample_rates is not None:
+            return int(self.manifest.sample_rates[row])
+        # without known rates only a clip that may need a crop is worth a look at its header
+        longer = length > (self.task.max_sample_size or 0)
+        return probe(path).sample_rate if longer else self.task.sample_rate
+
+    def _crop_start(self, surplus: int, ref: ClipRef) -> int:
+        if not self.task.random_crop:
+            return 0
+        return combine(self.seed, CROP_STREAM, ref.epoch, ref.row) % (surplus + 1)
+
+    # ---- batches
+
+    def collater(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Pad (or crop) clips to one length; an empty list gives a batch without weight, which keeps processes in step."""
+        weight = float(len(clips) > 0)
+        if not clips:
+            clips = [self[ClipRef(0, 0, 0)]]
+        waveforms = [clip.waveform for clip in clips]
+        if not self.task.pad_audio:
+            shortest = min(len(waveform) for waveform in waveforms)
+            starts = [self._crop_start(len(clip.waveform) - shortest, clip.ref) for clip in clips]
+            waveforms = [waveform[at : at + shortest] for waveform, at in zip(waveforms, starts, strict=True)]
+        refs = [clip.ref for clip in clips]
+        return {
+            "id": torch.tensor([int(self.rows[ref.row]) for ref in refs]),
+            "split": self.split,
+            "nsentences": len(clips),
+            "audio_seconds": weight * sum(map(len, waveforms)) / self.task.sample_rate,
+            "unreadable": [found for clip in clips for found in clip.unreadable],
+            "net_input": {
+                **self._source(waveforms),
+                "lengths": [len(waveform) for waveform in waveforms],
+                "clip_seeds": torch.tensor([combine(self.seed, MASK_STREAM, ref.epoch, ref.row) for ref in refs]),
+                "batch_seed": combine(self.seed, MASK_STREAM, refs[0].epoch, refs[0].batch),
+                "weight": weight,
+            },
+        }
+
+    def _source(self, waveforms: Sequence[Tensor]) -> dict[str, Tensor]:
+        if self.task.features_on == "device":
+            return {"waveforms": pad_waveforms(waveforms)}
+        features = [self.frontend(waveform[None])[0] for waveform in waveforms]
+        return {"features": torch.nn.utils.rnn.pad_sequence(features, batch_first=True)}

@@ -1,0 +1,93 @@
+"""Gets fairseq's command line ready before Hydra composes the configuration.
+
+Called by the Hydra plugin: adds the recipes to the search path, imports the plugin so that its fields are known and typed, and
+puts the checks of ``preflight`` before the training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq_cli import hydra_train
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+
+from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.preflight import Finished, preflight
+from mae_ast_plugin.launch.recipes import extends_another, find_config, recipe_folder
+
+SCHEMA = "fairseq_config"
+REGISTERING_MODULES = ("mae_ast_plugin.tasks.mae_ast_pretraining", "mae_ast_plugin.models.mae_ast")
+
+
+def prepare(search_path: ConfigSearchPath) -> None:
+    """Make this process's fairseq-hydra-train know the plugin."""
+    search_path.append(provider="mae_ast_plugin", path=f"file://{recipe_folder()}")
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    if arguments.config_name:
+        try:
+            _choose_schema(arguments.config_name, _config_folders(arguments.config_dir, arguments.config_path))
+        except PlainError as error:
+            raise SystemExit(f"error: {error}") from None
+    for module in REGISTERING_MODULES:
+        importlib.import_module(module)
+    utils = hydra_train.distributed_utils
+    if not hasattr(utils.call_main, "checked"):
+        utils.call_main = checked(utils.call_main)
+
+
+def _config_folders(*own: str | None) -> list[Path]:
+    engine = Path(hydra_train.__file__).resolve().parent.parent / "fairseq" / "config"
+    return [*(Path(folder) for folder in own if folder), recipe_folder(), engine]
+
+
+def _choose_schema(config_name: str, folders: list[Path]) -> None:
+    """Let a config that builds on another take its types from there.
+
+    The engine stores its schema under the name of every config it is started with; merged at that place, the schema's defaults
+    would wipe out what the config inherits. Recipes begin with the schema instead, under the name ``fairseq_config``.
+    """
+    config = find_config(config_name, folders)
+    store = ConfigStore.instance()
+    store.store(name=SCHEMA, node=FairseqConfig)
+    if extends_another(config):
+        store.repo.pop(f"{config_name}.yaml", None)
+
+
+def checked(call_main: Callable[..., None]) -> Callable[..., None]:
+    """Put the checks before ``call_main`` and turn every mistake a user can mend into one sentence and exit status 1."""
+
+    @wraps(call_main)
+    def run(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
+        try:
+            preflight(cfg)
+            call_main(cfg, main, **kwargs)
+        except Finished as done:
+            print(done, flush=True)
+        except Exception as error:
+            sentence = plain_sentence(error)
+            if sentence is None:
+                raise
+            raise SystemExit(f"error: {sentence}") from None
+
+    run.checked = True  # type: ignore[attr-defined]
+    return run
+
+
+def plain_sentence(error: BaseException) -> str | None:
+    """The sentence of a PlainError, also of one that a worker process raised and torch wrapped in a traceback."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, PlainError) and len(lines) == 1:
+        return lines[0]
+    for line in reversed(lines):
+        kind, _, sentence = line.partition(": ")
+        if kind.startswith("mae_ast_plugin.") and kind.endswith("Error"):
+            return sentence
+    return str(error) if isinstance(error, PlainError) else None

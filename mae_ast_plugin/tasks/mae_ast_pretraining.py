@@ -1,0 +1,174 @@
+"""Pretraining by masked prediction over TSV manifests of audio."""
+# No postponed annotations here: fairseq reads the types of the fields.
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from fairseq.data import iterators
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from mae_ast_plugin.audio.manifest import Manifest
+from mae_ast_plugin.criterions import mae_ast as _registers_the_criterion  # noqa: F401
+from mae_ast_plugin.data.clips import ClipDataset
+from mae_ast_plugin.data.unreadable import UnreadableClips
+from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.methods.build import frontend_of, tokens_of
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, check, from_mapping, idle_settings, setting
+from mae_ast_plugin.nn.noise import combine
+from mae_ast_plugin.tasks._pictures import PictureWriter
+from mae_ast_plugin.tasks._precision import announce_precision
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class MaskedPretrainingConfig(FairseqDataclass, TaskSettings):
+    """``task.*`` for fairseq, with what the task must know of the rest of the run."""
+
+    seed: int = setting(II("common.seed"), "seed of crops, masks and batches; that of the run")
+    tensorboard_logdir: Optional[str] = setting(II("common.tensorboard_logdir"), "where pictures go; that of the run")
+    train_subset: str = setting(II("dataset.train_subset"), "split whose clips change from epoch to epoch")
+
+
+@register_task("mae_ast_pretraining", dataclass=MaskedPretrainingConfig)
+class MaskedPretrainingTask(FairseqTask):
+    """Loads manifests, deals batches to processes, and reports what the run has seen."""
+
+    def __init__(self, cfg: MaskedPretrainingConfig) -> None:
+        super().__init__(cfg)
+        self.settings = from_mapping(TaskSettings, _plain(cfg))
+        self.frontend = frontend_of(self.settings)
+        self.min_frames = 1
+        self.unreadable = UnreadableClips(self.settings.max_unreadable)
+        self.pictures: Optional[PictureWriter] = None
+        self.state.add_factory("audio_seconds", float)
+
+    @classmethod
+    def setup_task(cls, cfg: MaskedPretrainingConfig, **kwargs: Any) -> "MaskedPretrainingTask":
+        return cls(cfg)
+
+    # ---- building
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        model = from_mapping(ModelSettings, _plain(cfg))
+        check(model, self.settings)
+        for sentence in idle_settings(model, self.settings):
+            logger.warning(sentence)
+        self.min_frames = tokens_of(model, self.frontend.num_features).num_frames(1)
+        announce_precision(model.precision)
+        return super().build_model(cfg, from_checkpoint)
+
+    def max_positions(self) -> None:
+        """Clips of any length are cropped, none is too long."""
+
+    # ---- data
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        if not os.path.isdir(self.settings.data):
+            raise PlainError(
+                f"task.data is {self.settings.data!r}, which is no folder; make manifests with "
+                "`python -m manifests scan AUDIO --out FOLDER` and set task.data=FOLDER"
+            )
+        manifest = Manifest.load(os.path.join(self.settings.data, f"{split}.tsv"))
+        dataset = ClipDataset(
+            split, manifest, self.settings, self.frontend, min_frames=self.min_frames, seed=int(self.cfg.seed),
+            epoch_matters=split == self.cfg.train_subset,
+        )
+        logger.info(
+            f"{split}: {len(dataset)} of {len(manifest)} clips, {dataset.sizes.sum() / self.settings.sample_rate / 3600:.2f} "
+            f"hours ({dataset.num_short} too short, {dataset.num_long} too long)"
+        )
+        self.datasets[split] = dataset
+
+    def get_batch_iterator(
+        self,
+        dataset: ClipDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        skip_remainder_batch: bool = False,
+        **kwargs: Any,
+    ) -> iterators.EpochBatchIterator:
+        """Iterate over batches that are made anew each epoch; groups of one batch per process are shuffled together."""
+        if dataset not in self.dataset_to_epoch_iter:
+            self.dataset_to_epoch_iter[dataset] = iterators.EpochBatchIterator(
+                dataset=dataset,
+                collate_fn=dataset.collater,
+                batch_sampler=lambda data, number: data.batches(
+                    number, max_tokens, max_sentences, num_shards, required_batch_size_multiple
+                ),
+                seed=seed,
+                num_shards=num_shards,
+                shard_id=shard_id,
+                num_workers=num_workers,
+                epoch=epoch,
+                buffer_size=data_buffer_size,
+                skip_remainder_batch=skip_remainder_batch,
+                grouped_shuffling=True,
+                reuse_dataloader=True,
+                persistent_workers=True,
+            )
+        return self.dataset_to_epoch_iter[dataset]
+
+    # ---- steps
+
+    def train_step(
+        self, sample: Mapping[str, Any], model: Any, criterion: Any, optimizer: Any, update_num: int,
+        ignore_grad: bool = False,
+    ) -> Any:
+        self._report_unreadable(sample)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        if rank:  # fairseq seeds all processes alike; without this they would all drop the same values
+            torch.manual_seed(combine(int(self.cfg.seed), update_num, rank) & 0x7FFFFFFF)
+        interval = self.settings.picture_interval_updates
+        if interval and rank == 0 and update_num and update_num % interval == 0:
+            self._draw(model, update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def valid_step(self, sample: Mapping[str, Any], model: Any, criterion: Any) -> Any:
+        self._report_unreadable(sample)
+        return super().valid_step(sample, model, criterion)
+
+    def _report_unreadable(self, sample: Mapping[str, Any]) -> None:
+        split = sample["split"]
+        self.unreadable.report(split, sample["unreadable"], sample["nsentences"], len(self.datasets[split]))
+
+    def _draw(self, model: Any, update_num: int) -> None:
+        dataset = next((data for split, data in self.datasets.items() if split != self.cfg.train_subset), None)
+        if dataset is None or not self.cfg.tensorboard_logdir:
+            return
+        if self.pictures is None:
+            self.pictures = PictureWriter(dataset, self.settings.num_pictures, str(self.cfg.tensorboard_logdir))
+        self.pictures.write(getattr(model, "module", model), update_num)
+
+    def reduce_metrics(self, logging_outputs: Any, criterion: Any) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        seconds = float(sum(log.get("audio_seconds", 0) for log in logging_outputs))
+        clips = sum(log.get("nsentences", 0) for log in logging_outputs)
+        metrics.log_scalar_sum("unreadable", int(sum(log.get("unreadable", 0) for log in logging_outputs)), priority=210)
+        if criterion.training:
+            self.state.merge_state_dict({"audio_seconds": float(self.state.audio_seconds) + seconds})
+            metrics.log_speed("clips_per_second", int(clips), priority=95, round=1)
+            metrics.log_scalar("audio_hours", self.state.audio_seconds / 3600, weight=0, priority=205, round=4)
+
+
+def _plain(cfg: Any) -> Mapping[str, Any]:
+    """Read a configuration section as a plain mapping."""
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(cfg, DictConfig):
+        return OmegaConf.to_container(cfg, resolve=False, throw_on_missing=False)  # type: ignore[return-value]
+    return vars(cfg)

@@ -1,0 +1,35 @@
+"""What a pretrained network makes of hidden tokens, as panels to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mae_ast_plugin.nn.autoencoder import Clips, MaskedAutoencoder
+from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
+from mae_ast_plugin.view.reconstruction import Panel
+
+
+@torch.no_grad()
+def reconstruction_panels(
+    network: MaskedAutoencoder, clips: Clips, mask: TokenMask, names: Sequence[str], hop_ms: float = 10.0
+) -> list[Panel]:
+    """Let ``network`` reconstruct the hidden tokens of ``clips``; one panel each, in normalised log-mel."""
+    predictions = network(clips, mask)
+    hole = clips.patches.new_full((clips.patches.shape[2],), float("nan"))
+    shown = scatter_tokens(gather_tokens(clips.patches, mask.visible), mask.visible, mask.num_tokens, hole)
+    guesses = scatter_tokens(predictions.reconstructed.to(shown.dtype), mask.hidden, mask.num_tokens, hole)
+    rebuilt = torch.where(shown.isnan(), guesses, shown)
+    panels = []
+    for row, name in enumerate(names):
+        # only the clip's own tokens; patches that overlap a hidden one count as hidden there
+        own = clips.num_tokens[row]
+        original, masked, reconstructed = (
+            network.tokens.unpatchify(patches[row : row + 1, :own].float())[0].cpu().numpy()
+            for patches in (clips.patches, shown, rebuilt)
+        )
+        panels.append(Panel(name, original, masked, reconstructed, hop_ms))
+    return panels
+
+
