@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mae_ast_plugin.audio import reader
+from mae_ast_plugin.audio import ffmpeg
 from mae_ast_plugin.audio.reader import AudioError, AudioInfo, probe, read
 
 REAL_FILES = sorted((Path(__file__).resolve().parents[3] / "shared" / "data" / "formats").glob("*.*"))
@@ -139,14 +139,14 @@ def test_a_crop_of_a_container_is_exact_to_the_sample(
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if not name.endswith(".aac")])
 def test_a_late_crop_is_reached_by_a_seek(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = []
-    original = reader._frames_after_seek
+    original = ffmpeg._frames_after_seek
 
     def spy(*arguments):  # type: ignore[no-untyped-def]
         for position, frame in original(*arguments):
             positions.append(position)
             yield position, frame
 
-    monkeypatch.setattr(reader, "_frames_after_seek", spy)
+    monkeypatch.setattr(ffmpeg, "_frames_after_seek", spy)
     rate = probe(folder / name).sample_rate
     read(folder / name, start=12 * rate, num_samples=100)
     assert positions[0] > 4 * rate
@@ -156,8 +156,8 @@ def test_a_container_whose_seek_is_inexact_is_decoded_from_the_beginning(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = read(folder / "aac.mkv", start=12 * RATE, num_samples=999)
-    monkeypatch.setattr(reader, "EVEN_CODECS", ())
-    monkeypatch.setattr(reader._Clock, "stamp", lambda *_: pytest.fail("no seek was due"))
+    monkeypatch.setattr(ffmpeg, "EVEN_CODECS", ())
+    monkeypatch.setattr(ffmpeg._Clock, "stamp", lambda *_: pytest.fail("no seek was due"))
     crop, _ = read(folder / "aac.mkv", start=12 * RATE, num_samples=999)
     np.testing.assert_allclose(crop, expected, atol=1e-5)
 

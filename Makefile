@@ -1,0 +1,23 @@
+# One command for each thing one does here; `make demo` and `make test` set everything up themselves.
+.PHONY: setup demo test test-all lint bench clean
+
+BIN := .venv/bin
+
+setup:
+	@.ci/setup
+
+demo: setup  ## the main job end to end; DATA=DIR takes your own folder of audio
+	@$(BIN)/python -m mae_ast_plugin.demo $(if $(DATA),--data "$(DATA)")
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+test: setup lint  ## lint and the whole suite
+	@$(BIN)/python -m pytest -n 2
+
+test-all: setup  ## and the tests marked slow
+	@$(BIN)/python -m pytest -n 2 --all
+
+clean:
+	rm -rf .venv build dist *.egg-info demo runs

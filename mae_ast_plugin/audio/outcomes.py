@@ -1,0 +1,91 @@
+"""What comes of a file that is read as audio: its length and samples, or one typed error that says what is wrong.
+
+The sentences stand here because both decoders say the same ones. Knows neither of the decoders.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mae_ast_plugin.errors import PlainError
+
+Path = str | os.PathLike[str]
+Waveform = NDArray[np.float32]
+
+
+class AudioError(PlainError):
+    """A file that cannot be read as audio: ``path`` is the file, ``reason`` what is wrong with it and what to do."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        # Both as arguments of the exception itself: this is what a pickle keeps when it crosses a process.
+        super().__init__(os.fspath(path), reason)
+        self.path: str = os.fspath(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        shown = self.path.encode("utf-8", "backslashreplace").decode("utf-8")
+        return f"{shown}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """Length of a file in samples per channel at its own rate, that rate in Hz, and its number of channels."""
+
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+
+
+EMPTY_REASON = "holds no samples: leave it out"
+
+
+def system_reason(error: OSError) -> str:
+    """Say why the operating system does not open a file."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist: correct the path or the root folder it is joined to"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, expected an audio file"
+    return f"cannot be opened: {error.strerror or error}"
+
+
+def unknown_reason(path: Path, error: Exception) -> str:
+    """Say why neither decoder knows a file that can be opened."""
+    if os.path.getsize(path) == 0:
+        return "is empty (0 bytes): copy it again or leave it out"
+    return text_reason(path) or f"is no audio that libsndfile or FFmpeg can open ({_first_words(error)})"
+
+
+def text_reason(path: Path) -> str | None:
+    """Say that a file begins with text; None where it does not."""
+    with open(path, "rb") as handle:
+        head = handle.read(512)
+    try:
+        text = head[:-3].decode("utf-8") if len(head) == 512 else head.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    printable = all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+    return "holds text, not audio (an error page of a download?): fetch it again or leave it out" if printable else None
+
+
+def damage_reason(error: Exception) -> str:
+    """Say that a decoder gave up inside a file."""
+    return f"is truncated or damaged ({_first_words(error)}): copy it again or leave it out"
+
+
+def _first_words(error: Exception) -> str:
+    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return str(words).strip().rstrip(".")
+
+
+def truncated_reason(found: str, promised: str) -> str:
+    """Say that a file ends before the length that its header states."""
+    return f"is truncated, {found} are there and its header states {promised}: copy it again or leave it out"
+
+
+def beyond_reason(start: int, num_samples: int) -> str:
+    """Say that a crop begins where there is no audio any more."""
+    return f"the crop starts at sample {start}, beyond the end of its {num_samples} samples: correct the manifest"
