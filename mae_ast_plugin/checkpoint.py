@@ -18,7 +18,7 @@ from torch import Tensor
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods import mae_ast
 from mae_ast_plugin.methods.build import autoencoder_of
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, network_problems
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 
 OUR_PREFIX = "autoencoder."
@@ -100,9 +100,14 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
     """Fill ``network`` with named tensors, position tables included; CheckpointError names what does not fit."""
     tables = {name: tensor for name, tensor in state.items() if name.endswith(TABLE_SUFFIX)}
     for name, table in tables.items():
-        positions = network.get_submodule(name.split(".")[0])
-        if isinstance(positions, Positions) and positions.sinusoid is not None:
-            positions.sinusoid.load_table(table.reshape(-1, table.shape[-1]))
+        positions = getattr(network, name.split(".")[0], None)
+        sinusoid = positions.sinusoid if isinstance(positions, Positions) else None
+        if sinusoid is None or table.shape[-1] != sinusoid.dim:
+            wanted = "none is configured" if sinusoid is None else f"positions are {sinusoid.dim} wide"
+            raise CheckpointError(
+                path, f"its tensors do not fit its configuration: size mismatch for {name} of shape {tuple(table.shape)}: {wanted}"
+            )
+        sinusoid.load_table(table.reshape(-1, table.shape[-1]))
     try:
         missing, unexpected = network.load_state_dict(
             {name: tensor for name, tensor in state.items() if name not in tables}, strict=False
@@ -118,6 +123,9 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
 
 def build_network(checkpoint: Checkpoint) -> MaskedAutoencoder:
     """Rebuild the network of a checkpoint, in evaluation mode."""
+    wrong = list(network_problems(checkpoint.model, checkpoint.task))
+    if wrong:
+        raise CheckpointError(checkpoint.path, f"no network can be built from its configuration: {'; '.join(wrong)}")
     columns = checkpoint.task.feature_dim * (3 if checkpoint.task.deltas else 1)
     network = autoencoder_of(checkpoint.model, columns)
     load_state(network, checkpoint.state, checkpoint.path)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # two test processes share two cores; more threads only get in each other's way
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -108,6 +108,12 @@ class KaldiSpectrogram(KaldiFrames):
 
     def __init__(self, num_features: int = 257, sample_rate: int = 16000) -> None:
         super().__init__(sample_rate)
+        most = self.fft_size // 2 + 1
+        if num_features > most:
+            raise PlainError(
+                f"task.feature_dim is {num_features}, but feature_type spectrogram has {most} columns at {sample_rate} Hz; "
+                f"set task.feature_dim={most} or less"
+            )
         self.num_features = num_features
 
     def forward(self, waveforms: Tensor) -> Tensor:

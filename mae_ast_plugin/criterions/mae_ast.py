@@ -7,6 +7,7 @@ Logged under the original's names in the original's unit (base 2: ``loss``, ``lo
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
         tokens = sums["ntokens"] / max(1, int(sums["nsentences"]) if per_token else size)
         shown = {name: value / math.log(2) for name, value in mean.items()}
         shown["nll_loss"] = mean["loss"] / max(1.0, tokens) / math.log(2)
-        shown["ppl"] = 2 ** float(shown["nll_loss"])
+        shown["ppl"] = perplexity(float(shown["nll_loss"]))
         shown["mse"], shown["nce_nats"] = mean["loss_recon"], mean["loss_info_nce"]
         return shown
 
@@ -113,11 +114,16 @@ class MaskedPredictionCriterion(FairseqCriterion):
         for priority, name in enumerate(("loss", "loss_recon", "loss_info_nce", "mse", "nce_nats")):
             metrics.log_scalar(name, shown[name], size, priority=priority + 1, round=4 if name in ("mse", "nce_nats") else 3)
         metrics.log_scalar("nll_loss", shown["nll_loss"], size, priority=6, round=3)
-        metrics.log_derived("ppl", lambda meters: 2 ** float(meters["nll_loss"].avg), priority=7)
+        metrics.log_derived("ppl", lambda meters: perplexity(float(meters["nll_loss"].avg)), priority=7)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def perplexity(nll: float) -> float:
+    """Raise 2 to ``nll``; infinite, not an error that ends the run, where a float cannot hold it."""
+    return math.inf if nll >= sys.float_info.max_exp else 2**nll
 
 
 _SUMMED = ("loss", "loss_recon", "loss_info_nce", "ntokens", "nsentences", "sample_size")

@@ -55,6 +55,8 @@ class ClipDataset(FairseqDataset):
         self.seed, self.epoch_matters = seed, epoch_matters
         self.frontend = frontend
         self.shortest = frontend.num_samples(min_frames)
+        if task.max_sample_size is not None and task.max_sample_size < self.shortest:
+            raise PlainError(f"task.max_sample_size is {task.max_sample_size} samples, but one patch needs {self.shortest}")
         self.rows, self.sizes = self._keep()
 
     def _keep(self) -> tuple[np.ndarray, np.ndarray]:

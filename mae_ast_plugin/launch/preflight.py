@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import mae_ast_plugin
@@ -135,7 +137,7 @@ def make_copies_atomic() -> None:
     def copy(source: str, target: str, overwrite: bool = False) -> bool:
         if not overwrite and os.path.exists(target):
             return False
-        partial = f"{target}.{os.getpid()}.tmp"
+        partial = f"{target}.tmp"  # always the same: what a killed run leaves is written over by the next
         shutil.copyfile(source, partial)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
@@ -146,9 +148,12 @@ def make_copies_atomic() -> None:
 
 
 def _forget_earlier_runs() -> None:
-    """Several runs of one process (a sweep) must not compare themselves with each other's best score."""
+    """Several runs of one process (a sweep) must not share their best score nor the files of TensorBoard."""
     from fairseq_cli import train
 
+    for writer in progress_bar._tensorboard_writers.values():
+        writer.close()
+    progress_bar._tensorboard_writers.clear()
     for function, name in ((checkpoint_utils.save_checkpoint, "best"), (train.should_stop_early, "best")):
         if hasattr(function, name):
             delattr(function, name)
@@ -166,15 +171,17 @@ def _check_checkpoints(cfg: Any) -> None:
         read_container(settings.restore_file, mmap=True)
         return
     last = Path(settings.save_dir) / RESTORE_DEFAULT
-    if last.is_file():
-        _check_continuation(cfg, _newest_readable(cfg, last))
+    stored = sorted(last.parent.glob("checkpoint*.pt"), key=lambda path: (path == last, path.stat().st_mtime), reverse=True)
+    if stored:
+        _check_continuation(cfg, _newest_readable(cfg, last, stored))
 
 
-def _newest_readable(cfg: Any, last: Path) -> dict[str, Any]:
-    """Read the last checkpoint, or point the run to the newest older one that can be read."""
-    others = (path for path in last.parent.glob("checkpoint_*_*.pt"))
-    candidates = [last, *sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)]
-    for path in candidates:
+def _newest_readable(cfg: Any, last: Path, stored: list[Path]) -> dict[str, Any]:
+    """Read the last checkpoint, or point the run to the first of ``stored`` that can be read.
+
+    There is none under the name of the last where a run was killed while it made its first.
+    """
+    for path in stored:
         try:
             content = read_container(path, mmap=True)
         except CheckpointError as error:
@@ -225,6 +232,7 @@ def _check_same_network(stored: dict[str, Any], wanted: dict[str, Any], save_dir
 
 
 def _write_resolved(cfg: Any) -> None:
-    folder = Path(cfg.checkpoint.save_dir).parent
+    run = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
+    folder = Path(run or Path(cfg.checkpoint.save_dir).parent)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "resolved_config.yaml")

@@ -46,7 +46,8 @@ class NameTable:
             for name, tensor in ours.items():
                 found = _match(target, name)
                 if found is not None:
-                    for pattern, part in zip(patterns, tensor.chunk(len(patterns)), strict=True):
+                    parts = (tensor,) if len(patterns) == 1 else tensor.chunk(len(patterns))
+                    for pattern, part in zip(patterns, parts, strict=True):
                         theirs[_fill(pattern, found)] = part
         return theirs
 

@@ -7,7 +7,7 @@ them through its own subclasses, inference needs none of it. Everything is check
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, get_args
 
 from mae_ast_plugin.audio.frontend import CONVENTIONS
 from mae_ast_plugin.errors import PlainError
@@ -108,8 +108,8 @@ class CriterionSettings:
 
 def from_mapping(kind: type[S], values: Mapping[str, Any]) -> S:
     """Fill settings of ``kind`` from a checkpoint's configuration; names it does not know are left out."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in values.items() if name in known and value is not None})
+    known = {f.name: type(None) in get_args(f.type) for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in known and (value is not None or known[name])})
 
 
 def _shares(settings: object, section: str, names: tuple[str, ...]) -> Iterator[str]:
@@ -132,18 +132,26 @@ def _choice(value: str, name: str, choices: tuple[str, ...]) -> Iterator[str]:
 
 
 def _patch_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
+    sizes = ("ast_kernel_size_chan", "ast_kernel_size_time", "ast_kernel_stride_chan", "ast_kernel_stride_time")
+    yield from _at_least(model, "model", 1, sizes)
+    if model.ast_kernel_size_chan > num_features:
+        yield (
+            f"model.ast_kernel_size_chan is {model.ast_kernel_size_chan}, but there are only {num_features} mel bins "
+            "(task.feature_dim)"
+        )
+
+
+def _lost_parts(model: ModelSettings, num_features: int) -> Iterator[str]:
+    """Patches that can be cut but leave parts of the spectrogram out."""
     kernel, stride = model.ast_kernel_size_chan, model.ast_kernel_stride_chan
-    if min(kernel, stride, model.ast_kernel_size_time, model.ast_kernel_stride_time) < 1:
-        yield "model.ast_kernel_* sizes and strides must be at least 1"
-        return
-    if kernel > num_features:
-        yield f"model.ast_kernel_size_chan is {kernel}, but there are only {num_features} mel bins (task.feature_dim)"
-    elif (num_features - kernel) % stride:
+    if 1 <= stride and kernel <= num_features and (num_features - kernel) % stride:
         yield (
             f"model.ast_kernel_stride_chan is {stride}, which does not divide the {num_features} mel bins into patches of "
             f"{kernel}: the last {(num_features - kernel) % stride} bins would be lost"
         )
-    for axis, size, step in (("chan", kernel, stride), ("time", model.ast_kernel_size_time, model.ast_kernel_stride_time)):
+    for axis, size, step in (
+        ("chan", kernel, stride), ("time", model.ast_kernel_size_time, model.ast_kernel_stride_time),
+    ):
         if step > size:
             yield f"model.ast_kernel_stride_{axis} is {step}, larger than the patch ({size}): parts would never be seen"
 
@@ -162,28 +170,36 @@ def _mask_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
         yield f"model.mask_length is {model.mask_length}; a span has at least 1 token"
 
 
-def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSettings | None = None) -> Iterator[str]:
-    """Say, a sentence each, what cannot work."""
+def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
+    """Say, a sentence each, why no network can be built."""
     yield from _choice(task.feature_type, "task.feature_type", tuple(CONVENTIONS))
-    yield from _choice(task.features_on, "task.features_on", ("device", "loader"))
-    yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
     yield from _choice(model.activation_fn, "model.activation_fn", tuple(ACTIVATIONS))
-    yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
-    yield from _at_least(task, "task", 1, ("sample_rate", "feature_dim", "max_sample_size", "num_pictures"))
-    yield from _at_least(task, "task", 0, ("picture_interval_updates", "min_sample_size", "max_keep_size"))
-    yield from _shares(task, "task", ("max_unreadable",))
-    yield from _shares(
-        model, "model",
-        ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "decoder_layerdrop"),
-    )
+    yield from _at_least(task, "task", 1, ("sample_rate", "feature_dim"))
     yield from _at_least(
         model, "model", 1,
         ("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim", "encoder_ffn_embed_dim",
          "encoder_attention_heads", "conv_pos", "conv_pos_groups"),
     )
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
-    yield from _mask_problems(model, task)
     yield from _width_problems(model)
+
+
+def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSettings | None = None) -> Iterator[str]:
+    """Say, a sentence each, why a run cannot work."""
+    yield from network_problems(model, task)
+    yield from _lost_parts(model, task.feature_dim * (3 if task.deltas else 1))
+    yield from _mask_problems(model, task)
+    yield from _choice(task.features_on, "task.features_on", ("device", "loader"))
+    yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
+    yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
+    yield from _at_least(task, "task", 1, ("max_sample_size", "num_pictures"))
+    yield from _at_least(task, "task", 0, ("picture_interval_updates", "min_sample_size", "max_keep_size"))
+    yield from _at_least(model, "model", 0, ("mask_min_space", "mask_other"))
+    yield from _shares(task, "task", ("max_unreadable",))
+    yield from _shares(
+        model, "model",
+        ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "decoder_layerdrop"),
+    )
     if criterion is not None:
         yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
         if criterion.reconstruction_weight == 0 == criterion.classification_weight:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mae_ast_plugin.nn.noise import combine, uniform
+from mae_ast_plugin.nn.noise import combine, random_bits, uniform
 
 
 @dataclass(frozen=True)
@@ -84,50 +84,84 @@ def count_visible(num_tokens: int, ratio: float) -> int:
     return max(1, int((1 - ratio) * num_tokens))
 
 
-def mask_from_order(order: Tensor, num_visible: Sequence[int], request: MaskRequest) -> TokenMask:
-    """Show the first ``num_visible`` tokens of each row of ``order`` (B, N), hide the other tokens of the clip.
+def mask_of(hidden: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> TokenMask:
+    """Turn ``hidden`` (B, N) bool, true at ``num_hidden`` tokens of each clip, into indices.
 
-    ``order`` lists token indices with padding at its end.
+    By a running count instead of sorts or ``nonzero``: cheap, and nothing has to wait for the device.
     """
-    rows = request.row_length
-    num_hidden = tuple(n - v for n, v in zip(request.num_tokens, num_visible, strict=True))
-    device = order.device
-    place = torch.arange(rows, device=device)
-    shown = torch.tensor(num_visible, device=device)[:, None]
-    total = torch.tensor(request.num_tokens, device=device)[:, None]
-    filler = torch.full_like(order, rows)
-    visible = torch.where(place < shown, order, filler).sort(dim=1).values[:, : max(num_visible)]
-    hidden = torch.where((place >= shown) & (place < total), order, filler).sort(dim=1).values[:, : max(num_hidden)]
-    return TokenMask(visible, hidden, rows, tuple(num_visible), num_hidden)
+    num_visible = tuple(n - m for n, m in zip(request.num_tokens, num_hidden, strict=True))
+    rows, device = request.row_length, hidden.device
+    most_visible, most_hidden = max(num_visible), max(num_hidden)
+    index = torch.arange(rows, device=device)
+    before = hidden.cumsum(dim=1)
+    # each token's place among the visible ones, or behind all of those among the hidden ones
+    place = torch.where(hidden, before + (most_visible - 1), index - before)
+    if min(request.num_tokens) < rows:
+        place = torch.where(request.valid, place, most_visible + most_hidden)
+    filled = torch.full((hidden.shape[0], most_visible + most_hidden + 1), rows, device=device)
+    filled.scatter_(1, place, index.expand_as(place))
+    visible, masked, _ = filled.split([most_visible, most_hidden, 1], dim=1)
+    return TokenMask(visible, masked, rows, num_visible, tuple(num_hidden))
 
 
-def _mask_by_rank(hide_rank: Tensor, request: MaskRequest, ratio: float) -> TokenMask:
-    """Hide the tokens of lowest ``hide_rank`` (B, N); among equals the lowest index is hidden first."""
-    padded = hide_rank.masked_fill(~request.valid, float("-inf"))
-    order = padded.argsort(dim=1, stable=True).flip(1)  # padding last, then shown first
-    num_visible = [count_visible(n, ratio) for n in request.num_tokens]
-    return mask_from_order(order, num_visible, request)
+def _hide_lowest(rank: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> Tensor:
+    """True (B, N) at the ``num_hidden`` tokens of lowest ``rank``, whose values must differ within a row."""
+    if len(set(num_hidden)) == 1 and min(request.num_tokens) == request.row_length:
+        last = rank.kthvalue(num_hidden[0], dim=1, keepdim=True).values if num_hidden[0] else rank.new_full((1, 1), -1)
+    else:
+        rank = rank.masked_fill(~request.valid, torch.iinfo(rank.dtype).max)
+        wanted = torch.tensor(num_hidden, device=rank.device)[:, None]
+        last = rank.sort(dim=1).values.gather(1, (wanted - 1).clamp(min=0)).masked_fill(wanted == 0, -1)
+    return rank <= last
+
+
+def _by_share(rank: Tensor, request: MaskRequest, ratio: float, tie_break: Tensor | None = None) -> TokenMask:
+    """Hide the tokens of lowest ``rank`` (B, N), whole numbers of at most 2^40; among equals the lowest index goes first.
+
+    ``tie_break`` (B, N) orders equals otherwise, by different whole numbers below N.
+    """
+    order = torch.arange(request.row_length, device=rank.device) if tie_break is None else tie_break
+    unique = rank * request.row_length + order
+    num_hidden = [n - count_visible(n, ratio) for n in request.num_tokens]
+    return mask_of(_hide_lowest(unique, num_hidden, request), num_hidden, request)
+
+
+def _shared(request: MaskRequest) -> tuple[MaskRequest, Tensor]:
+    """A request of one clip for each number of tokens in the batch, and the row of it that each clip takes."""
+    lengths = sorted(set(request.num_tokens))
+    device = request.clip_seeds.device
+    rows = torch.tensor([lengths.index(n) for n in request.num_tokens], device=device)
+    return replace(request, clip_seeds=request.shared_seeds[: len(lengths)], num_tokens=lengths), rows
+
+
+def _share_out(mask: TokenMask, rows: Tensor, request: MaskRequest) -> TokenMask:
+    places = rows.tolist() if len(mask.num_visible) > 1 else [0] * len(request.num_tokens)
+    return TokenMask(
+        mask.visible[rows], mask.hidden[rows], mask.num_tokens,
+        tuple(mask.num_visible[place] for place in places), tuple(mask.num_hidden[place] for place in places),
+    )
 
 
 def random_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide a random share of each clip, another one in every clip."""
-    return _mask_by_rank(uniform(request.clip_seeds, request.row_length), request, settings.ratio)
+    return _by_share(random_bits(request.clip_seeds, request.row_length), request, settings.ratio)
 
 
 def random_mask_batched(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide a random share, the same tokens in every clip of a length."""
-    return _mask_by_rank(uniform(request.shared_seeds, request.row_length), request, settings.ratio)
+    one, rows = _shared(request)
+    return _share_out(random_mask(one, settings), rows, request)
 
 
 def _first_cover(covered: Tensor, row_length: int) -> Tensor:
-    """Number of the first shape that covers a token: (B, K, A) token indices of K shapes -> (B, N) float ranks.
+    """Number of the first shape that covers a token: (B, K, A) token indices of K shapes -> (B, N) whole numbers.
 
     Indices outside the row are ignored; tokens that no shape covers get K.
     """
     num_clips, num_shapes, area = covered.shape
-    number = torch.arange(num_shapes, device=covered.device, dtype=torch.float32)[None, :, None].expand_as(covered)
+    number = torch.arange(num_shapes, device=covered.device)[None, :, None].expand_as(covered)
     inside = torch.where((covered >= 0) & (covered < row_length), covered, row_length)
-    ranks = torch.full((num_clips, row_length + 1), float(num_shapes), device=covered.device)
+    ranks = torch.full((num_clips, row_length + 1), num_shapes, device=covered.device)
     ranks.scatter_reduce_(1, inside.flatten(1), number.flatten(1), "amin")
     return ranks[:, :row_length]
 
@@ -143,25 +177,22 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     As in the original: chunks are collected until they cover more than the wanted number of tokens, then the highest indices
     are let go; a chunk runs along frequency by index and so may wrap into the next time step (facts: MAE-AST 7).
     """
+    one, clip_rows = _shared(request)
     device, rows = request.clip_seeds.device, request.row_length
     size = 3 + combine(request.batch_seed, 1) % 3
     side = torch.arange(size, device=device)
-    offsets = (side[:, None] + side * request.num_chan).unique()
-    lengths = sorted(set(request.num_tokens))  # clips of one length share their mask: draw it once
-    totals = torch.tensor(lengths, device=device)[:, None]
-    starts = uniform(request.shared_seeds[:1], _num_chunks(rows, len(offsets), settings.ratio), stream=2)
+    offsets = (side[:, None] + side * request.num_chan).flatten()
+    totals = torch.tensor(one.num_tokens, device=device)[:, None]
+    area = size * (size if request.num_chan > 1 else 2)
+    starts = uniform(one.clip_seeds[:1], _num_chunks(rows, area, settings.ratio), stream=2)
     covered = (starts * totals).long()[..., None] + offsets
     covered = covered.masked_fill(covered >= totals[..., None], -1)
     ranks = _first_cover(covered, rows)
-    num_hidden = [n - count_visible(n, settings.ratio) for n in lengths]
     # the chunk with which the count goes beyond the wanted number is the last one collected
-    beyond = torch.tensor(num_hidden, device=device).clamp(max=rows - 1)[:, None]
-    padded = ranks.masked_fill(torch.arange(rows, device=device) >= totals, float("inf"))
-    last = padded.sort(dim=1).values.gather(1, beyond)
-    index = torch.arange(rows, device=device, dtype=torch.float32)
-    hide_rank = torch.where(ranks <= last, index, rows + index)
-    clip_rows = torch.tensor([lengths.index(n) for n in request.num_tokens], device=device)
-    return _mask_by_rank(hide_rank[clip_rows], request, settings.ratio)
+    num_hidden = torch.tensor([n - count_visible(n, settings.ratio) for n in one.num_tokens], device=device)
+    padded = ranks.masked_fill(~one.valid, torch.iinfo(ranks.dtype).max)
+    last = padded.sort(dim=1).values.gather(1, num_hidden.clamp(max=rows - 1)[:, None])
+    return _share_out(_by_share((ranks > last).long(), one, settings.ratio), clip_rows, request)
 
 
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
@@ -174,55 +205,59 @@ def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     order = noise.masked_fill(begins >= totals, float("inf")).argsort(dim=1)
     covered = begins[order][..., None] + torch.arange(length, device=noise.device)
     ranks = _first_cover(covered, rows)
-    return _mask_by_rank(ranks, request, settings.ratio)
+    # the last span is cut at its end in half of the clips and at its beginning in the others
+    backwards = random_bits(request.clip_seeds, 1, stream=5) % 2 == 1
+    index = torch.arange(rows, device=noise.device)
+    return _by_share(ranks, request, settings.ratio, torch.where(backwards, rows - 1 - index, index))
 
 
-def _span_lengths(request: MaskRequest, settings: MaskSettings) -> Tensor:
-    """Length of the span that would begin at each token, by the law of ``span_law``: (B, N) whole numbers, float."""
-    noise = uniform(request.clip_seeds, request.row_length, stream=3)
+def _span_lengths(request: MaskRequest, settings: MaskSettings, count: int) -> Tensor:
+    """Draw ``count`` span lengths a clip by the law of ``span_law``: (B, count) whole numbers."""
+    noise = uniform(request.clip_seeds, count, stream=3)
     length, other = float(settings.span_length), settings.span_other
     if settings.span_law == "static":
-        return torch.full_like(noise, length)
-    if settings.span_law == "uniform":
-        return (other + noise * (2 * length + 1 - other)).floor()
-    if settings.span_law == "normal":
+        drawn = torch.full_like(noise, length)
+    elif settings.span_law == "uniform":
+        drawn = (other + noise * (2 * length + 1 - other)).floor()
+    elif settings.span_law == "normal":
         normal = torch.erfinv((2 * noise - 1).clamp(-1 + 1e-6, 1 - 1e-6)) * 2**0.5
-        return (length + other * normal).round().clamp(min=1)
-    # Poisson by inversion: count the steps of the distribution function below the uniform number
-    counts = torch.arange(int(4 * length) + 20, device=noise.device, dtype=torch.float32)
-    cumulative = torch.exp(counts * torch.log(torch.tensor(length)) - length - torch.lgamma(counts + 1)).cumsum(0)
-    return (noise[..., None] > cumulative).sum(dim=-1).float()
+        drawn = (length + other * normal).round().clamp(min=1)
+    else:
+        # Poisson by inversion: count the steps of the distribution function below the uniform number
+        counts = torch.arange(int(4 * length) + 20, device=noise.device, dtype=torch.float32)
+        cumulative = torch.exp(counts * torch.log(torch.tensor(length)) - length - torch.lgamma(counts + 1)).cumsum(0)
+        drawn = (noise[..., None] > cumulative).sum(dim=-1)
+    return drawn.long()
 
 
-def _covered(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Tokens inside spans that begin where ``starts`` (B, N) is true, ``lengths`` (B, N) long: (B, N) bool."""
-    index = torch.arange(starts.shape[1], device=starts.device)
-    ends = torch.where(starts, index + lengths.long(), 0)
-    return (ends.cummax(dim=1).values > index) & starts.cumsum(dim=1).bool()
-
-
-def _free_starts(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
-    """Starts of spans that may overlap, all different, none so late that it would leave the clip: (B, N) bool."""
+def _free_spans(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
+    """Tokens inside spans that may overlap; starts all differ, none so late that its span would leave the clip: (B, N) bool."""
     totals = torch.tensor(request.num_tokens, device=num_spans.device)
     latest = torch.maximum(totals - settings.span_length, num_spans + 1)
     noise = uniform(request.clip_seeds, request.row_length, stream=2)
-    noise = noise.masked_fill(torch.arange(noise.shape[1], device=noise.device) >= latest[:, None], float("inf"))
-    return noise.argsort(dim=1).argsort(dim=1) < num_spans[:, None]
+    index = torch.arange(request.row_length, device=noise.device)
+    noise = noise.masked_fill(index >= latest[:, None], float("inf"))
+    starts = noise.argsort(dim=1).argsort(dim=1) < num_spans[:, None]
+    ends = torch.where(starts, index + _span_lengths(request, settings, request.row_length), 0)
+    return ends.cummax(dim=1).values > index
 
 
-def _apart_starts(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
-    """Starts of spans that keep ``min_space`` tokens between them: the free room is shared out at random: (B, N) bool."""
+def _spans_apart(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
+    """Tokens inside spans with at least ``min_space`` tokens between them; the room left is shared out at random: (B, N) bool."""
     totals = torch.tensor(request.num_tokens, device=num_spans.device)
-    step = settings.span_length + settings.min_space
-    num_spans = torch.minimum(num_spans, (totals + settings.min_space) // step)
-    room = totals + settings.min_space - num_spans * step
-    most = int(max(1, (request.row_length + settings.min_space) // step))
+    most = max(1, int(request.row_length))
+    steps = _span_lengths(request, settings, most) + settings.min_space
+    taken = steps.cumsum(dim=1)
     place = torch.arange(most, device=num_spans.device)
-    shares = uniform(request.clip_seeds, most, stream=2).masked_fill(place >= num_spans[:, None], 2.0).sort(dim=1).values
-    starts = (shares * (room[:, None] + 1)).long() + place * step
-    starts = torch.where(place < num_spans[:, None], starts, request.row_length)
-    chosen = torch.zeros(len(totals), request.row_length + 1, dtype=torch.bool, device=starts.device)
-    return chosen.scatter_(1, starts.clamp(max=request.row_length), True)[:, : request.row_length]
+    used = (place < num_spans[:, None]) & (taken <= (totals + settings.min_space)[:, None])  # as many as fit
+    room = totals + settings.min_space - (steps * used).sum(dim=1)
+    shares = uniform(request.clip_seeds, most, stream=2).masked_fill(~used, 2.0).sort(dim=1).values
+    starts = (shares * (room[:, None] + 1)).long() + taken - steps
+    edges = torch.zeros(len(totals), request.row_length + 1, dtype=torch.long, device=num_spans.device)
+    one = used.long()
+    edges.scatter_add_(1, starts.clamp(max=request.row_length), one)
+    edges.scatter_add_(1, (starts + steps - settings.min_space).clamp(max=request.row_length), -one)
+    return edges.cumsum(dim=1)[:, : request.row_length] > 0
 
 
 def retain_spans(request: MaskRequest, settings: MaskSettings) -> TokenMask:
@@ -234,14 +269,14 @@ def retain_spans(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)
     rounding = uniform(request.clip_seeds, 1, stream=1)[:, 0].double()
     num_spans = (settings.ratio * totals.double() / settings.span_length + rounding).long().clamp(min=2)
-    lengths = _span_lengths(request, settings)
-    starts = (_apart_starts if settings.no_overlap else _free_starts)(request, settings, num_spans)
-    shown = _covered(starts, lengths) & request.valid
+    shown = (_spans_apart if settings.no_overlap else _free_spans)(request, settings, num_spans) & request.valid
     counts: list[int] = shown.sum(dim=1).tolist()  # the shape of the visible tokens hangs on it
     fewest = max(1, min(counts))
-    noise = uniform(request.clip_seeds, request.row_length, stream=4)
-    rank = torch.where(shown, noise, 1 + noise).masked_fill(~request.valid, float("inf"))
-    return mask_from_order(rank.argsort(dim=1), [fewest] * len(counts), request)
+    bits = random_bits(request.clip_seeds, request.row_length, stream=4)
+    rank = torch.where(shown, bits + (1 << 41), bits)  # the spans are hidden last
+    num_hidden = [n - fewest for n in request.num_tokens]
+    unique = rank * request.row_length + torch.arange(request.row_length, device=rank.device)
+    return mask_of(_hide_lowest(unique, num_hidden, request), num_hidden, request)
 
 
 MASKERS: dict[str, Callable[[MaskRequest, MaskSettings], TokenMask]] = {

@@ -25,11 +25,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def random_bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Draw 40 random bits for each seed: (B,) int64 -> (B, count) int64; another ``stream``, other numbers."""
+    first = 1 + stream * 0x100000
+    place = torch.arange(first, first + count, device=seeds.device) * _GOLDEN
+    return _shift_right(_mix(seeds[:, None] + place), 24)
+
+
 def uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Draw numbers in [0, 1) for each seed: (B,) int64 -> (B, count) float32; another ``stream``, other numbers."""
-    place = torch.arange(1 + stream * 0x100000, 1 + stream * 0x100000 + count, device=seeds.device)
-    bits = _mix(seeds[:, None] + place * _GOLDEN)
-    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+    """Draw numbers in [0, 1) for each seed: (B,) int64 -> (B, count) float32."""
+    return (random_bits(seeds, count, stream) >> 16).to(torch.float32) * 2.0**-24
 
 
 def combine(*parts: int) -> int:

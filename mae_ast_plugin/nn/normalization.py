@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+def has_processes() -> bool:
+    """Whether this is one of several processes of a distributed run."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """Add ``values`` over all processes of a distributed run, in place."""
-    if distributed.is_available() and distributed.is_initialized():
+    if has_processes():
         distributed.all_reduce(values)
     return values
 
@@ -35,7 +40,7 @@ class InputNorm(nn.Module):
         with torch.autocast(spectrogram.device.type, enabled=False):
             spectrogram = spectrogram.float()
             mean, var = self.running_mean, self.running_var
-            if self.training:
+            if self.training and (weight > 0 or has_processes()):
                 mean, var = self._batch_statistics(spectrogram, padding, weight)
             return (spectrogram - mean) * ((var + self.eps).rsqrt() * self.scale)
 

@@ -48,7 +48,8 @@ class MaskedPretrainingTask(FairseqTask):
         self.min_frames = 1
         self.unreadable = UnreadableClips(self.settings.max_unreadable)
         self.pictures: Optional[PictureWriter] = None
-        self.state.add_factory("audio_seconds", float)
+        self.drawn_at = 0
+        self.audio_seconds = 0.0  # heard in training, earlier starts of the run included
 
     @classmethod
     def setup_task(cls, cfg: MaskedPretrainingConfig, **kwargs: Any) -> "MaskedPretrainingTask":
@@ -131,10 +132,11 @@ class MaskedPretrainingTask(FairseqTask):
     ) -> Any:
         self._report_unreadable(sample)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        if rank:  # fairseq seeds all processes alike; without this they would all drop the same values
-            torch.manual_seed(combine(int(self.cfg.seed), update_num, rank) & 0x7FFFFFFF)
+        if rank:  # fairseq seeds all processes alike at each update; without this they would all drop the same values
+            torch.manual_seed(combine(int(torch.randint(1 << 31, ())), rank) & 0x7FFFFFFF)
         interval = self.settings.picture_interval_updates
-        if interval and rank == 0 and update_num and update_num % interval == 0:
+        if interval and rank == 0 and update_num > self.drawn_at and update_num % interval == 0:
+            self.drawn_at = update_num  # an update may have several batches (optimization.update_freq)
             self._draw(model, update_num)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
@@ -160,9 +162,17 @@ class MaskedPretrainingTask(FairseqTask):
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
         metrics.log_scalar_sum("unreadable", int(sum(log.get("unreadable", 0) for log in logging_outputs)), priority=210)
         if criterion.training:
-            self.state.merge_state_dict({"audio_seconds": float(self.state.audio_seconds) + seconds})
+            self.audio_seconds += seconds
             metrics.log_speed("clips_per_second", int(clips), priority=95, round=1)
-            metrics.log_scalar("audio_hours", self.state.audio_seconds / 3600, weight=0, priority=205, round=4)
+            metrics.log_scalar("audio_hours", self.audio_seconds / 3600, weight=0, priority=205, round=4)
+
+    # ---- checkpoints: the engine stores a task's ``state`` but never gives it back, this pair it does
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        return {type(self).__name__: {"audio_seconds": self.audio_seconds}}
+
+    def set_checkpoint_dict(self, stored: Mapping[str, Any]) -> None:
+        self.audio_seconds = float(stored["audio_seconds"])
 
 
 def _plain(cfg: Any) -> Mapping[str, Any]:

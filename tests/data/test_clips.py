@@ -203,6 +203,11 @@ def test_limits_that_leave_nothing_are_a_plain_error_with_the_lengths_found(make
         make([ramp(3000), ramp(4000)], min_sample_size=5000)
 
 
+def test_a_crop_shorter_than_one_patch_is_a_plain_error(make: Corpus) -> None:
+    with pytest.raises(PlainError, match=f"task.max_sample_size is {SHORTEST - 1} samples, but one patch needs {SHORTEST}"):
+        make([ramp(4000)], max_sample_size=SHORTEST - 1)
+
+
 def test_a_batch_limit_below_the_longest_clip_is_a_plain_error(make: Corpus) -> None:
     data = make([ramp(3000), ramp(9000)])
     with pytest.raises(PlainError, match=r"dataset.max_tokens is 8000 .* \(9000\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -183,7 +184,7 @@ def test_spans_longer_than_the_clip_still_leave_a_visible_token() -> None:
 
 
 @pytest.mark.parametrize("law", SPAN_LAWS)
-@pytest.mark.parametrize(("length", "space"), [(3, 1), (5, 4), (10, 1)])
+@pytest.mark.parametrize(("length", "space"), [(3, 2), (5, 4), (10, 1)])
 def test_spans_without_overlap_keep_their_space(law: str, length: int, space: int) -> None:
     settings = MaskSettings(
         ratio=0.4, span_length=length, span_law=law, span_other=1, no_overlap=True, min_space=space
@@ -191,7 +192,7 @@ def test_spans_without_overlap_keep_their_space(law: str, length: int, space: in
     for seed in range(20):
         mask = retain_spans(request_for([211], [combine(2, seed)]), settings)
         shown = runs(own(mask.visible[0], mask))
-        gaps = [after[0] - before[1] - 1 for before, after in zip(shown, shown[1:], strict=False)]
+        gaps = [after[0] - before[1] - 1 for before, after in pairwise(shown)]
         assert all(gap >= space for gap in gaps)
         if law == "static":
             assert all(b - a + 1 == length for a, b in shown)
@@ -214,8 +215,8 @@ def test_spans_that_must_keep_apart_are_as_many_as_have_room(num_tokens: int) ->
 def test_span_laws_have_the_right_mean_length(law: str, other: float) -> None:
     # so few spans in so many tokens that they hardly touch: shown tokens are the sum of their lengths
     settings = MaskSettings(ratio=0.02, span_length=10, span_law=law, span_other=other)
-    mask = retain_spans(request_for([50000]), settings)
-    assert abs(mask.num_visible[0] / 100 - 10) < 1.5  # four standard errors of the uniform law are 2.4, overlap is 2 %
+    mask = retain_spans(request_for([100000]), settings)
+    assert abs(mask.num_visible[0] / 200 - 10) < 1.5  # three standard errors of the widest law, and 2 % overlap
 
 
 @pytest.mark.parametrize(("other", "shortest", "longest"), [(0, 1, 10), (4, 4, 10)])

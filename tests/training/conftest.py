@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -48,6 +50,8 @@ class Corpus:
 
     folder: Path
     seconds: float
+    num_train: int = NUM_TRAIN
+    num_valid: int = NUM_VALID
 
     @property
     def data(self) -> Path:
@@ -73,8 +77,8 @@ def scan(folder: Path, splits: tuple[str, ...] = ("train", "valid")) -> None:
     """Make ``folder/data`` with one manifest for each sub-folder of ``folder/audio``."""
     for split in splits:
         out = folder / split
-        status = manifests(["scan", str(folder / "audio" / split), "--out", str(out), "--valid", "0", "--test", "0", "--jobs", "1"])
-        assert status == 0
+        options = ["--out", str(out), "--valid", "0", "--test", "0", "--jobs", "1"]
+        assert manifests(["scan", str(folder / "audio" / split), *options]) == 0
         (folder / "data").mkdir(exist_ok=True)
         for ending in ("tsv", "rates"):
             (out / f"train.{ending}").rename(folder / "data" / f"{split}.{ending}")
@@ -141,6 +145,9 @@ class Run:
     def weights(self) -> dict[str, torch.Tensor]:
         return self.checkpoint()["model"]  # type: ignore[no-any-return]
 
+    def audio_seconds(self) -> float:
+        return float(self.checkpoint()["extra_state"]["MaskedPretrainingTask"]["audio_seconds"])
+
     def scalars(self, tag: str, logger: str = "train_inner") -> dict[int, float]:
         """What TensorBoard has: update to value."""
         return {event.step: value.simple_value for event, value in self.points(logger) if value.tag == tag}
@@ -177,6 +184,7 @@ class Command:
         self.num_started += 1
         folder = folder or self.folder / f"run{self.num_started}"
         printed = self.folder / f"printed{self.num_started}.txt"
+        printed.touch()
         argv = list(arguments) if bare else self.arguments(*arguments, folder=folder)
         cwd = cwd or self.folder / "elsewhere"
         cwd.mkdir(exist_ok=True)
@@ -196,9 +204,23 @@ class Command:
             options += ["--config-name", "mae_ast"]
         return [*options, *(f"{name}={value}" for name, value in settings.items() if value != "DEFAULT")]
 
+    def elsewhere(self, folder: Path, output: str) -> Run:
+        """A run that something else started and that has ended."""
+        self.num_started += 1
+        printed = self.folder / f"printed{self.num_started}.txt"
+        printed.write_text(output)
+        return Run(0, printed, folder)
+
     def wait(self, run: Run, seconds: float = 90) -> int:
         """Wait for the end of a run; its exit status, negative for a signal."""
         return self._ask(wait=run.process, seconds=seconds)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for something that a run does."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.02)
 
     def __call__(self, *arguments: str, status: int = 0, **options: Any) -> Run:
         """Run to the end and compare the exit status."""
@@ -211,8 +233,12 @@ class Command:
 @pytest.fixture(scope="session")
 def command_server() -> Iterator[subprocess.Popen[str]]:
     script = Path(__file__).with_name("command_server.py")
+    launchers = ("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # threads that wait for each other on a busy machine are slower than one
+        env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     with server:
         assert server.stdout and server.stdin
@@ -227,9 +253,23 @@ def run(command_server: subprocess.Popen[str], corpus: Corpus, tmp_path: Path) -
     return Command(command_server, corpus, tmp_path)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+@pytest.fixture(scope="session")
+def _finished(
+    command_server: subprocess.Popen[str], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return Command(command_server, corpus, tmp_path_factory.mktemp("finished"))()
+
+
+@pytest.fixture
+def finished(_finished: Run, tmp_path: Path) -> Run:
+    """A run of three updates in ``tmp_path/run``, to spoil or to continue."""
+    shutil.copytree(_finished.folder, tmp_path / "run")
+    return Run(_finished.process, _finished.printed, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def run_of_module(
+    command_server: subprocess.Popen[str], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    """``run`` for runs that several tests of a module look at."""
+    return Command(command_server, corpus, tmp_path_factory.mktemp("module"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from fairseq.file_io import PathManager
+from omegaconf import OmegaConf
 
+from mae_ast_plugin.launch.prepare import checked
 from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 
 if TYPE_CHECKING:
@@ -32,8 +37,8 @@ README_REST = (
 )
 README_SIZES = (
     "task.min_sample_size=null", "model.encoder_layers=2", "model.decoder_layers=2", "model.encoder_embed_dim=32",
-    "model.decoder_embed_dim=32", "model.encoder_ffn_embed_dim=64", "model.encoder_attention_heads=4", "optimization.max_update=3",
-    "dataset.max_tokens=100000", "optimization.lr=[0.0001]",
+    "model.decoder_embed_dim=32", "model.encoder_ffn_embed_dim=64", "model.encoder_attention_heads=4",
+    "optimization.max_update=3", "dataset.max_tokens=100000", "optimization.lr=[0.0001]",
 )
 
 
@@ -49,7 +54,9 @@ def has_trained(run: Run, num_updates: int = 3) -> bool:
 
 
 @pytest.mark.parametrize("name", README_COMMANDS)
-def test_commands_of_the_original_readme_run_as_printed(name: str, run: Command, corpus: Corpus, repository: Path, tmp_path: Path) -> None:
+def test_commands_of_the_original_readme_run_as_printed(
+    name: str, run: Command, corpus: Corpus, repository: Path, tmp_path: Path
+) -> None:
     done = run(
         "--config-dir", str(repository / "config"), "--config-name", "mae_ast",
         f"common.user_dir={repository / 'mae_ast_plugin'}", f"task.data={corpus.data}", "model._name=mae_ast",
@@ -107,72 +114,75 @@ def test_everything_a_run_writes_lies_under_its_own_directory(run: Command, tmp_
     assert "mask_type: chunk_mask" in (done.folder / "resolved_config.yaml").read_text()
 
 
-def test_a_finished_run_started_again_changes_nothing(run: Command, tmp_path: Path) -> None:
-    first = run(folder=tmp_path / "run")
-    before = files_below(tmp_path / "run")
-    again = run(folder=tmp_path / "run")
-    after = files_below(tmp_path / "run")
-    assert f"{first.checkpoints} holds a finished run of 3 updates; raise optimization.max_update" in again.output
+def test_a_finished_run_started_again_changes_nothing(run: Command, finished: Run) -> None:
+    before = files_below(finished.folder)
+    again = run(folder=finished.folder)
+    after = files_below(finished.folder)
+    assert f"{finished.checkpoints} holds a finished run of 3 updates; raise optimization.max_update" in again.output
+    assert set(after) == set(before)
     for name in before:
         if not name.startswith(".hydra/"):
             assert after[name] == before[name], name
-    assert set(after) == set(before)
 
 
-def test_a_finished_run_goes_on_when_more_updates_are_asked_for(run: Command, tmp_path: Path) -> None:
-    run(folder=tmp_path / "run")
-    longer = run("optimization.max_update=5", folder=tmp_path / "run")
+def test_a_finished_run_goes_on_when_more_updates_are_asked_for(run: Command, finished: Run) -> None:
+    longer = run("optimization.max_update=5", folder=finished.folder)
     assert [int(values["num_updates"]) for values in longer.logged()] == [4, 5]
 
 
-def test_another_network_in_the_same_run_directory_is_refused(run: Command, tmp_path: Path) -> None:
-    run(folder=tmp_path / "run")
-    before = files_below(tmp_path / "run" / "checkpoints")
-    refused = run("model.encoder_layers=3", folder=tmp_path / "run", status=1)
-    assert "holds a run with model.encoder_layers=2, but model.encoder_layers=3 is asked for" in refused.sentence
-    assert files_below(tmp_path / "run" / "checkpoints") == before
+def test_the_runs_of_a_sweep_keep_their_files_apart(run: Command, tmp_path: Path) -> None:
+    done = run(
+        "--multirun", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.run.dir=DEFAULT", "model.dropout=0.1,0.2",
+        "checkpoint.save_dir=${hydra:runtime.output_dir}/deep/below", "optimization.max_update=1",
+    )
+    for number in ("0", "1"):
+        folder = tmp_path / "sweep" / number
+        names = set(files_below(folder))
+        assert {"resolved_config.yaml", "deep/below/checkpoint_best.pt", "deep/below/checkpoint_last.pt"} <= names
+        assert len([name for name in names if name.startswith("tensorboard/train_inner/")]) == 1
+    assert len(done.logged()) == 2
+
+
+# ---- mistakes
 
 
 @pytest.mark.parametrize(
-    ("mistakes", "sentences"),
+    ("mistake", "sentences"),
     [
-        (("--config-name", "mae_asd"), ("there is no recipe 'mae_asd'", *recipe_names([recipe_folder()]))),
         (
-            ("model.ast_kernel_stride_chan=15", "model.random_mask_prob=1.2", "task.mask_type=chunky", "model.dropout=1.5"),
+            "model.ast_kernel_stride_chan=15 model.random_mask_prob=1.2 model.dropout=1.5",
             (
                 "model.ast_kernel_stride_chan is 15, which does not divide the 128 mel bins",
                 "model.random_mask_prob is 1.2",
                 "must be below 1",
-                "task.mask_type is 'chunky'; it must be one of retain_spans, random_mask",
                 "model.dropout is 1.5; it must be between 0 and 1",
             ),
         ),
-        (("model.random_mask_prob=-0.1",), ("model.random_mask_prob is -0.1",)),
-        (("model.ast_kernel_size_chan=129",), ("model.ast_kernel_size_chan is 129, but there are only 128 mel bins",)),
-        (("common.fp16=true",), ("common.fp16=true", "model.precision=bfloat16")),
-        (("task.data=DEFAULT",), ("task.data is missing", "train.tsv")),
-        (("task.data=no/such/folder",), ("task.data is 'no/such/folder', which is no folder", "manifests scan")),
-        (("checkpoint.restore_file=no/such.pt",), ("checkpoint.restore_file is no/such.pt: there is no such file",)),
-        (("dataset.max_tokens=null",), ("neither dataset.max_tokens (samples) nor dataset.batch_size (clips) is set",)),
-        (("dataset.max_tokens=5000",), ("dataset.max_tokens is 5000 samples, less than the longest clip", "task.max_sample_size")),
-        (("optimization.skip_remainder_batch=true",), ("optimization.skip_remainder_batch=true", "leave clips out")),
-        (("dataset.valid_subset=test",), ("test.tsv",)),
+        ("task.data=DEFAULT", ("task.data is missing", "train.tsv")),
+        ("dataset.max_tokens=5000", ("dataset.max_tokens is 5000 samples, less than the longest clip", "task.max_sample_size")),
+        ("dataset.valid_subset=test", ("test.tsv",)),
+        ("dataset.max_tokens=null", ("neither dataset.max_tokens (samples) nor dataset.batch_size (clips) is set",)),
     ],
-    ids=lambda value: value[0].split("=")[0] if value[0].startswith(("--", "model", "common", "task", "check", "data", "opt")) else "",
 )
-def test_a_mistake_ends_at_the_start_in_one_sentence(mistakes: tuple[str, ...], sentences: tuple[str, ...], run: Command) -> None:
-    ended = run(*mistakes, status=1)
+def test_a_mistake_ends_the_command_in_one_sentence(mistake: str, sentences: tuple[str, ...], run: Command) -> None:
+    ended = run(*mistake.split(), status=1)
     for sentence in sentences:
         assert sentence in ended.sentence
     assert not ended.logged()
 
 
+def test_a_misspelt_recipe_lists_those_there_are(run: Command) -> None:
+    ended = run("--config-name", "mae_asd", status=1)
+    assert "there is no recipe 'mae_asd'" in ended.sentence
+    assert all(name in ended.sentence for name in recipe_names([recipe_folder()]))
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        ("model.dropuot=0.3", ("dropuot", "model.dropuot")),
+        ("model.dropuot=0.3", ("model.dropuot",)),
         ("model.dropout=much", ("model.dropout", "much")),
-        ("task.max_unreadable=[1]", ("task.max_unreadable",)),
+        ("task.max_sample_size=[1]", ("task.max_sample_size",)),
         ("common.lgo_interval=3", ("lgo_interval",)),
     ],
 )
@@ -181,3 +191,59 @@ def test_a_misspelt_key_or_a_wrong_type_names_the_field(mistake: str, words: tup
     assert "Traceback" not in ended.output
     for word in words:
         assert word in ended.output
+
+
+def complaint(finished: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> str:
+    """What the checks before training say to the configuration of a run, changed."""
+    monkeypatch.setattr(PathManager, "copy", PathManager.copy)  # the checks replace it
+    config = OmegaConf.load(finished.folder / "resolved_config.yaml")
+    config.checkpoint.save_dir = str(finished.checkpoints)
+    for name, value in changes.items():
+        OmegaConf.update(config, name, value)
+    with pytest.raises(SystemExit) as end:
+        checked(lambda cfg, main: None)(config, lambda cfg: None)
+    sentence = str(end.value)
+    assert sentence.startswith("error: ")
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({"task.mask_type": "chunky"}, ("task.mask_type is 'chunky'; it must be one of ", "retain_spans",)),
+        ({"model.random_mask_prob": -0.1}, ("model.random_mask_prob is -0.1",)),
+        ({"model.random_mask_prob": 1.0}, ("model.random_mask_prob is 1.0", "below 1")),
+        ({"model.ast_kernel_size_chan": 129}, ("model.ast_kernel_size_chan is 129, but there are only 128 mel bins",)),
+        ({"model.ast_kernel_stride_time": 17}, ("model.ast_kernel_stride_time is 17, larger than the patch",)),
+        ({"model.encoder_layerdrop": 1.5}, ("model.encoder_layerdrop is 1.5; it must be between 0 and 1",)),
+        ({"model.precision": "half"}, ("model.precision is 'half'", "bfloat16")),
+        ({"model.encoder_layers": 3}, ("holds a run with model.encoder_layers=2, but model.encoder_layers=3 is asked for",)),
+        ({"common.fp16": True}, ("common.fp16=true", "model.precision=bfloat16")),
+        ({"common.bf16": True}, ("common.bf16=true", "model.precision=bfloat16")),
+        ({"task.data": "no/such/folder"}, ("task.data is 'no/such/folder', which is no folder", "manifests scan")),
+        ({"checkpoint.restore_file": "no/such.pt"}, ("checkpoint.restore_file is no/such.pt: there is no such file",)),
+        ({"checkpoint.finetune_from_model": "no/such.pt"}, ("checkpoint.finetune_from_model is no/such.pt",)),
+        ({"optimization.skip_remainder_batch": True}, ("optimization.skip_remainder_batch=true", "leave clips out")),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_before_any_time_is_spent(
+    changes: dict[str, Any], sentences: tuple[str, ...], finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(finished.folder)
+    sentence = complaint(finished, monkeypatch, changes)
+    for part in sentences:
+        assert part in sentence
+    assert files_below(finished.folder) == before
+
+
+def test_a_checkpoint_to_restore_that_is_truncated_or_holds_code_is_refused(
+    finished: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    damaged, code = tmp_path / "damaged.pt", tmp_path / "code.pt"
+    damaged.write_bytes((finished.checkpoints / "checkpoint_last.pt").read_bytes()[:5000])
+    torch.save({"model": {}, "cfg": argparse.Namespace(lr=1)}, code)
+    sentence = complaint(finished, monkeypatch, {"checkpoint.restore_file": str(damaged)})
+    assert f"{damaged}: it is truncated" in sentence
+    sentence = complaint(finished, monkeypatch, {"checkpoint.restore_file": str(code)})
+    assert f"{code}: it holds code" in sentence

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from fairseq.file_io import PathManager
+
+from mae_ast_plugin.launch.preflight import make_copies_atomic
+
+if TYPE_CHECKING:
+    from .conftest import Command, Run
+
+UPDATES = 23
+RANDOM = (  # everything that draws numbers, read by other processes; epochs of five updates, checkpoints within them
+    "dataset.num_workers=2", "dataset.max_tokens=null", "dataset.batch_size=4", "model.dropout=0.1",
+    "model.encoder_layerdrop=0.3", "model.attention_dropout=0.1", "optimization.lr=[0.001]", "checkpoint.save_interval_updates=4", "task.max_sample_size=9000",
+    "checkpoint.save_interval=100", f"optimization.max_update={UPDATES}",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run_of_module: Command) -> Run:
+    return run_of_module(*RANDOM)
+
+
+def assert_same_end(run: Run, uninterrupted: Run) -> None:
+    """The same weights and optimizer state, bit for bit."""
+    expected, found = uninterrupted.checkpoint(), run.checkpoint()
+    assert found["optimizer_history"][-1]["num_updates"] == UPDATES
+    assert found["model"].keys() == expected["model"].keys()
+    for name, weights in expected["model"].items():
+        assert torch.equal(weights, found["model"][name]), name
+    for number, state in expected["last_optimizer_state"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(found["last_optimizer_state"]["state"][number][name]))
+
+
+def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_one(
+    run: Command, uninterrupted: Run, tmp_path: Path
+) -> None:
+    killed = run.start(*RANDOM, folder=tmp_path / "run")
+    run.wait_until(lambda: killed.num_updates() >= 9)
+    os.killpg(killed.process, signal.SIGKILL)
+    assert run.wait(killed) == -signal.SIGKILL
+    reached = killed.checkpoint()["optimizer_history"][-1]["num_updates"]
+    assert reached in (8, 12, 16)
+
+    resumed = run(*RANDOM, folder=tmp_path / "run")
+    told = {int(values["num_updates"]): values["loss"] for values in resumed.logged()}
+    assert list(told) == list(range(reached + 1, UPDATES + 1))
+    assert told.items() <= {int(values["num_updates"]): values["loss"] for values in uninterrupted.logged()}.items()
+    assert_same_end(resumed, uninterrupted)
+
+
+def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(
+    run: Command, uninterrupted: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    first = run(*RANDOM, "optimization.max_update=9", "checkpoint.keep_interval_updates=2", folder=folder)
+    last, newest = first.checkpoints / "checkpoint_last.pt", first.checkpoints / "checkpoint_2_8.pt"
+    assert newest.is_file()
+    for damaged in (last, first.checkpoints / "checkpoint_best.pt"):
+        os.truncate(damaged, damaged.stat().st_size // 2)
+
+    resumed = run(*RANDOM, folder=folder)
+    assert f"passed over: {last}: it is truncated" in resumed.output
+    assert f"going on from {newest}" in resumed.output
+    assert [int(values["num_updates"]) for values in resumed.logged()] == list(range(9, UPDATES + 1))
+
+
+def test_only_damaged_checkpoints_are_a_plain_error_and_stay_as_they_are(run: Command, finished: Run) -> None:
+    paths = list(finished.checkpoints.glob("*.pt"))
+    for path in paths:
+        os.truncate(path, 1000)
+    refused = run("optimization.max_update=5", folder=finished.folder, status=1)
+    assert f"{finished.checkpoints}: none of its checkpoints can be read; move the folder away" in refused.sentence
+    assert all(path.stat().st_size == 1000 for path in paths)
+
+
+def test_a_run_killed_before_its_last_checkpoint_was_copied_goes_on_from_the_one_it_has(run: Command, finished: Run) -> None:
+    for path in finished.checkpoints.glob("*.pt"):
+        if path.name != "checkpoint_1_2.pt":
+            path.unlink()
+    resumed = run(folder=finished.folder)
+    assert [int(values["num_updates"]) for values in resumed.logged()] == [3]
+
+
+# ---- copies of checkpoints
+
+
+@pytest.fixture
+def copy(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(PathManager, "copy", PathManager.copy)
+    make_copies_atomic()
+    return PathManager.copy
+
+
+def test_a_copy_that_is_interrupted_leaves_the_old_file_whole(
+    copy: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
+    source.write_bytes(b"new" * 1000)
+    target.write_bytes(b"old")
+
+    def half(_: str, to: str) -> None:
+        Path(to).write_bytes(b"new" * 500)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copyfile", half)
+    with pytest.raises(KeyboardInterrupt):
+        PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"old"
+
+
+def test_a_copy_replaces_the_old_file_and_leaves_nothing_else(copy: object, tmp_path: Path) -> None:
+    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    assert not PathManager.copy(str(source), str(target))
+    assert target.read_bytes() == b"old"
+    assert PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "new.pt"]
+
+
+def test_a_copy_that_left_half_a_file_behind_is_written_over(copy: object, tmp_path: Path) -> None:
+    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
+    source.write_bytes(b"new")
+    (tmp_path / "last.pt.tmp").write_bytes(b"half of something longer")
+    assert PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "new.pt"]
