@@ -199,15 +199,14 @@ def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide spans of ``span_length`` tokens that begin anywhere; exactly the wanted share is hidden, the last span cut to fit."""
     rows, length = request.row_length, settings.span_length
     totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)[:, None]
-    noise = uniform(request.clip_seeds, rows + length - 1)
-    # one candidate span begins at every place from just before the clip, so that both ends are hidden as often as the middle
-    begins = torch.arange(1 - length, rows, device=noise.device)
-    order = noise.masked_fill(begins >= totals, float("inf")).argsort(dim=1)
-    covered = begins[order][..., None] + torch.arange(length, device=noise.device)
-    ranks = _first_cover(covered, rows)
+    # one span begins at every place from just before the clip, so that both ends are hidden as often as the middle; the spans
+    # come in random order, and a token's turn is that of the first span that covers it
+    begins = torch.arange(1 - length, rows, device=totals.device)
+    turns = random_bits(request.clip_seeds, len(begins)).masked_fill(begins >= totals, 1 << 40)
+    ranks = turns.unfold(1, length, 1).amin(dim=-1)
     # the last span is cut at its end in half of the clips and at its beginning in the others
     backwards = random_bits(request.clip_seeds, 1, stream=5) % 2 == 1
-    index = torch.arange(rows, device=noise.device)
+    index = torch.arange(rows, device=totals.device)
     return _by_share(ranks, request, settings.ratio, torch.where(backwards, rows - 1 - index, index))
 
 

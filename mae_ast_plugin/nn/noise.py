@@ -16,13 +16,13 @@ _MASK64 = (1 << 64) - 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FIRST
-    x = (x ^ _shift_right(x, 27)) * _SECOND
-    return x ^ _shift_right(x, 31)
+    x = (x ^ _shift_right(x, 30)).mul_(_FIRST)
+    x = x.bitwise_xor_(_shift_right(x, 27)).mul_(_SECOND)
+    return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def random_bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
