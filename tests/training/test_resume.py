@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 UPDATES = 23
 RANDOM = (  # everything that draws numbers, read by other processes; epochs of five updates, checkpoints within them
     "dataset.num_workers=2", "dataset.max_tokens=null", "dataset.batch_size=4", "model.dropout=0.1",
-    "model.encoder_layerdrop=0.3", "model.attention_dropout=0.1", "optimization.lr=[0.001]", "checkpoint.save_interval_updates=4", "task.max_sample_size=9000",
-    "checkpoint.save_interval=100", f"optimization.max_update={UPDATES}",
+    "model.encoder_layerdrop=0.3", "model.attention_dropout=0.1", "optimization.lr=[0.001]", "task.max_sample_size=9000",
+    "checkpoint.save_interval_updates=4", "checkpoint.save_interval=100", f"optimization.max_update={UPDATES}",
 )
 
 

@@ -1,0 +1,127 @@
+"""Does it learn? Digits of the Free Spoken Digit Dataset, one speaker left out: ``python benchmarks/learn_fsdd.py --data FOLDER``.
+
+Pretrains the recipe mae_ast_tiny without labels on all clips of FOLDER (``DIGIT_SPEAKER_INDEX.wav``), then fits 5-NN (cosine,
+standardised clip vectors) on all speakers but one and scores that one, for each speaker. Beside it, scored in the same way: the same
+network with random weights, and mean and standard deviation of the log-mel. Best layer of each side; several seeds.
+``--score FOLDER`` scores other recordings of the same form with the same checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mae_ast_plugin.audio.reader import read
+from mae_ast_plugin.demo.results import random_twin
+from mae_ast_plugin.encoder import AudioEncoder, load_model
+from mae_ast_plugin.evaluation.knn import best, format_table, layer_table, leave_one_group_out
+from mae_ast_plugin.evaluation.vectors import POOLINGS, baseline_vectors, clip_vectors
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def recordings(folder: Path) -> tuple[list[Path], list[str], list[str]]:
+    """Files of a folder with their digits and speakers."""
+    files = sorted(path for path in folder.glob("*_*_*.wav"))
+    if not files:
+        raise SystemExit(f"{folder} holds no DIGIT_SPEAKER_INDEX.wav")
+    parts = [path.stem.split("_") for path in files]
+    return files, [part[0] for part in parts], [part[1] for part in parts]
+
+
+def cpu_seconds() -> float:
+    """CPU time of all finished child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def pretrain(data: Path, out: Path, seed: int, overrides: Sequence[str]) -> tuple[Path, float, float]:
+    """Pretrain with one seed; returns the checkpoint, and CPU and wall-clock minutes of the training command."""
+    manifests, run = out / "manifests", out / f"seed{seed}"
+    if not manifests.is_dir():
+        scan = [sys.executable, "-m", "manifests", "scan", str(data), "--out", str(manifests), "--valid", "0.02", "--test", "0"]
+        subprocess.run(scan, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # no labels are used, so nothing is held back: the validation clips are trained on as well
+        _join(manifests)
+    command = [
+        str(Path(sys.executable).parent / "fairseq-hydra-train"), "--config-name", "mae_ast_tiny",
+        "common.user_dir=mae_ast_plugin", f"task.data={manifests}", f"hydra.run.dir={run}", f"common.seed={seed}", *overrides,
+    ]
+    run.mkdir(parents=True, exist_ok=True)
+    before, begin = cpu_seconds(), time.monotonic()
+    with (run / "console.log").open("w") as log:
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, cwd=REPOSITORY).returncode:
+            raise SystemExit(f"training failed, see {run / 'console.log'}")
+    return run / "checkpoints" / "checkpoint_last.pt", (cpu_seconds() - before) / 60, (time.monotonic() - begin) / 60
+
+
+def _join(manifests: Path) -> None:
+    for ending in ("tsv", "rates"):
+        held = (manifests / f"valid.{ending}").read_text().splitlines()
+        with (manifests / f"train.{ending}").open("a") as train:
+            train.writelines(f"{line}\n" for line in held[1 if ending == "tsv" else 0 :])
+
+
+def waveforms_of(files: Sequence[Path], rate: int) -> list[torch.Tensor]:
+    """Read all recordings at the encoder's rate."""
+    return [torch.from_numpy(read(str(path), sample_rate=rate)[0]) for path in files]
+
+
+def scores(encoder: AudioEncoder, folder: Path, pooling: str) -> dict[str, tuple[float, str]]:
+    """Accuracy in percent and best layer of the encoder, of its random twin and of the statistics."""
+    files, digits, speakers = recordings(folder)
+    waves = waveforms_of(files, encoder.frontend.sample_rate)
+
+    def left_out(vectors: np.ndarray) -> float:
+        return 100 * leave_one_group_out(vectors, digits, speakers).mean
+
+    found = {}
+    for name, model in (("pretrained", encoder), ("random weights", random_twin(encoder))):
+        layer, accuracy = best(layer_table(clip_vectors(model, waves, encoder.frontend.sample_rate, pooling), left_out))
+        found[name] = (accuracy, layer)
+    found["log-mel mean and std"] = (left_out(baseline_vectors(encoder, waves)), "")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "fsdd")
+    parser.add_argument("--score", type=Path, help="other recordings to score (default: --data)")
+    parser.add_argument("--out", type=Path, default=Path("runs/learn_fsdd"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--pooling", choices=sorted(POOLINGS), default="segments")
+    parser.add_argument("overrides", nargs="*", help="further settings of the training")
+    options = parser.parse_args()
+    data = options.data.resolve()
+    results = []
+    for seed in options.seeds:
+        checkpoint, cpu, wall = pretrain(data, options.out.resolve(), seed, options.overrides)
+        found = scores(load_model(checkpoint), (options.score or data).resolve(), options.pooling)
+        results.append(found)
+        line = ", ".join(f"{name} {value:.1f} {f'(layer {layer})' if layer else ''}".strip() for name, (value, layer) in found.items())
+        print(f"seed {seed}: {cpu:.1f} CPU minutes ({wall:.1f} on the clock): {line}", flush=True)
+    report(results)
+
+
+def report(results: list[dict[str, tuple[float, str]]]) -> None:
+    """Print mean and spread over the seeds."""
+    rows = []
+    for name in results[0]:
+        values = [found[name][0] for found in results]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        gain = statistics.mean(found["pretrained"][0] - found[name][0] for found in results)
+        rows.append([name, f"{statistics.mean(values):.1f}", f"{spread:.1f}", "" if name == "pretrained" else f"{gain:+.1f}"])
+    print(format_table(rows, ["5-NN, one speaker left out", "accuracy %", "std over seeds", "pretrained is ahead by"]))
+
+
+if __name__ == "__main__":
+    main()
