@@ -1,8 +1,8 @@
-"""Does it learn? Digits of the Free Spoken Digit Dataset, one speaker left out: ``python benchmarks/learn_fsdd.py --data FOLDER``.
+"""Does it learn? Spoken digits (FSDD), one speaker left out: ``python benchmarks/learn_fsdd.py --data FOLDER``.
 
 Pretrains the recipe mae_ast_tiny without labels on all clips of FOLDER (``DIGIT_SPEAKER_INDEX.wav``), then fits 5-NN (cosine,
-standardised clip vectors) on all speakers but one and scores that one, for each speaker. Beside it, scored in the same way: the same
-network with random weights, and mean and standard deviation of the log-mel. Best layer of each side; several seeds.
+standardised clip vectors) on all speakers but one and scores that one, for each speaker. Beside it, scored in the same way:
+the same network with random weights, and mean and standard deviation of the log-mel. Best layer of each side; several seeds.
 ``--score FOLDER`` scores other recordings of the same form with the same checkpoints.
 """
 
@@ -107,8 +107,8 @@ def main() -> None:
         checkpoint, cpu, wall = pretrain(data, options.out.resolve(), seed, options.overrides)
         found = scores(load_model(checkpoint), (options.score or data).resolve(), options.pooling)
         results.append(found)
-        line = ", ".join(f"{name} {value:.1f} {f'(layer {layer})' if layer else ''}".strip() for name, (value, layer) in found.items())
-        print(f"seed {seed}: {cpu:.1f} CPU minutes ({wall:.1f} on the clock): {line}", flush=True)
+        parts = [f"{name} {value:.1f}" + f" (layer {layer})" * bool(layer) for name, (value, layer) in found.items()]
+        print(f"seed {seed}: {cpu:.1f} CPU minutes ({wall:.1f} on the clock): {', '.join(parts)}", flush=True)
     report(results)
 
 

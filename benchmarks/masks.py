@@ -1,4 +1,4 @@
-"""Masks of a batch of 32 clips of 512 tokens against a loop over clips with shuffles and sets: ``python benchmarks/masks.py``."""
+"""Masks of 32 clips of 512 tokens against a loop over clips with shuffles and sets: ``python benchmarks/masks.py``."""
 
 from __future__ import annotations
 

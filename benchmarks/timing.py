@@ -29,7 +29,7 @@ def seconds_of(work: Callable[[], object], calls: int = 1) -> float:
 def compare(
     what: str, ours: Callable[[], object], theirs: Callable[[], object], peer: str, target: float, calls: int = 1
 ) -> float:
-    """Run both alternately after one warm-up each, print the medians of ``REPEATS`` runs, return how many times faster ours is.
+    """Run both alternately after a warm-up, print the medians of ``REPEATS`` runs, return how many times faster ours is.
 
     Work of less than some milliseconds is timed over several ``calls`` in a row, on both sides.
     """
@@ -37,5 +37,6 @@ def compare(
     pairs = [(seconds_of(ours, calls), seconds_of(theirs, calls)) for _ in range(REPEATS)]
     mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = other / mine
-    print(f"{what}: ours {1e3 * mine:.1f} ms, {peer} {1e3 * other:.1f} ms, ratio {ratio:.2f} (wanted: {target} or more)", flush=True)
+    both = f"ours {1e3 * mine:.1f} ms, {peer} {1e3 * other:.1f} ms"
+    print(f"{what}: {both}, ratio {ratio:.2f} (wanted: {target} or more)", flush=True)
     return ratio

@@ -1,7 +1,7 @@
 """Checkpoint files: tell the format, load it as data, never as code.
 
-Reads checkpoints of this plugin's training and the published MAE-AST layout, both fairseq containers of a configuration and named
-tensors. Needs no fairseq.
+Reads checkpoints of this plugin's training and the published MAE-AST layout, both fairseq containers of a configuration and
+named tensors. Needs no fairseq.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
         if sinusoid is None or table.shape[-1] != sinusoid.dim:
             wanted = "none is configured" if sinusoid is None else f"positions are {sinusoid.dim} wide"
             raise CheckpointError(
-                path, f"its tensors do not fit its configuration: size mismatch for {name} of shape {tuple(table.shape)}: {wanted}"
+                path,
+                f"its tensors do not fit its configuration: size mismatch for {name} of shape {tuple(table.shape)}: {wanted}",
             )
         sinusoid.load_table(table.reshape(-1, table.shape[-1]))
     try:

@@ -1,7 +1,7 @@
 """The one path from waveforms to embeddings.
 
-Everything that looks at a pretrained network from outside goes through :class:`AudioEncoder`: scores, pictures, upstreams. Needs
-torch and the rooms below, no fairseq.
+Everything that looks at a pretrained network from outside goes through :class:`AudioEncoder`: scores, pictures, upstreams.
+Needs torch and the rooms below, no fairseq.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
 class Embeddings:
     """Embeddings of a batch, one step per column of patches.
 
-    ``hidden_states`` holds the tokens' embedding (with positions) and the output of every layer, each (B, T, C x D): the C patches
-    of a column side by side, low frequency first. ``frames`` (B, T, C x D) is the last of them, ``lengths`` (B,) says how many steps
-    belong to each clip, ``step_seconds`` how far they are apart.
+    ``hidden_states`` holds the tokens' embedding (with positions) and the output of every layer, each (B, T, C x D): the C
+    patches of a column side by side, low frequency first. ``frames`` (B, T, C x D) is the last of them, ``lengths`` (B,) says
+    how many steps belong to each clip, ``step_seconds`` how far they are apart.
     """
 
     hidden_states: list[Tensor]

@@ -1,1 +1,1 @@
-"""What happens between the command line and fairseq's training loop: recipes, checks before time is spent, repairs of the engine."""
+"""What happens between the command line and fairseq's training loop: recipes, early checks, repairs of the engine."""

@@ -61,7 +61,8 @@ def _section(cfg: Any, name: str) -> dict[str, Any]:
 
 def _check_settings(cfg: Any) -> None:
     task = from_mapping(TaskSettings, _section(cfg, "task"))
-    check(from_mapping(ModelSettings, _section(cfg, "model")), task, from_mapping(CriterionSettings, _section(cfg, "criterion")))
+    criterion = from_mapping(CriterionSettings, _section(cfg, "criterion"))
+    check(from_mapping(ModelSettings, _section(cfg, "model")), task, criterion)
     if not task.data or task.data == "???":
         raise PlainError("task.data is missing; set task.data=FOLDER, a folder with train.tsv and valid.tsv")
     if not os.path.isdir(task.data):
@@ -212,8 +213,8 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
     middle = ((content.get("extra_state") or {}).get("train_iterator") or {}).get("iterations_in_epoch", 0) > 0
     if processes != wanted and middle and not cfg.checkpoint.reset_dataloader:
         raise PlainError(
-            f"{save_dir} was written by {processes} processes in the middle of an epoch and there are {wanted} now; start as many "
-            "as before, or set checkpoint.reset_dataloader=true to begin that epoch again"
+            f"{save_dir} was written by {processes} processes in the middle of an epoch and there are {wanted} now; "
+            "start as many as before, or set checkpoint.reset_dataloader=true to begin that epoch again"
         )
 
 

@@ -77,9 +77,9 @@ class TaskSettings:
     sample_rate: int = setting(16000, "every clip is resampled to this rate [Hz]")
     normalize: bool = setting(False, "bring each waveform to mean 0 and variance 1 before the front end")
     enable_padding: bool = setting(False, "without effect, as in the original")
-    max_keep_size: Optional[int] = setting(None, "leave out longer clips [samples at task.sample_rate where rates are known]")
+    max_keep_size: Optional[int] = setting(None, "leave out longer clips [samples, at task.sample_rate if rates are known]")
     max_sample_size: Optional[int] = setting(250000, "crop longer clips to this [samples at task.sample_rate]")
-    min_sample_size: Optional[int] = setting(None, "leave out shorter clips [samples at task.sample_rate where rates are known]")
+    min_sample_size: Optional[int] = setting(None, "leave out shorter clips [samples, likewise]")
     random_crop: bool = setting(True, "crop at a random place (true) or from the beginning (false)")
     pad_audio: bool = setting(True, "pad the clips of a batch to the longest (true) or crop all to the shortest (false)")
     feature_type: str = setting("fbank", f"kind of features: {', '.join(CONVENTIONS)}")
@@ -144,7 +144,7 @@ def _patch_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
 def _lost_parts(model: ModelSettings, num_features: int) -> Iterator[str]:
     """Patches that can be cut but leave parts of the spectrogram out."""
     kernel, stride = model.ast_kernel_size_chan, model.ast_kernel_stride_chan
-    if 1 <= stride and kernel <= num_features and (num_features - kernel) % stride:
+    if stride >= 1 and kernel <= num_features and (num_features - kernel) % stride:
         yield (
             f"model.ast_kernel_stride_chan is {stride}, which does not divide the {num_features} mel bins into patches of "
             f"{kernel}: the last {(num_features - kernel) % stride} bins would be lost"
@@ -202,7 +202,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     )
     if criterion is not None:
         yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
-        if criterion.reconstruction_weight == 0 == criterion.classification_weight:
+        if criterion.reconstruction_weight == 0 and criterion.classification_weight == 0:
             yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"
         yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
 

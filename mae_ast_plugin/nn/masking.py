@@ -158,7 +158,7 @@ def _first_cover(covered: Tensor, row_length: int) -> Tensor:
 
     Indices outside the row are ignored; tokens that no shape covers get K.
     """
-    num_clips, num_shapes, area = covered.shape
+    num_clips, num_shapes, _ = covered.shape
     number = torch.arange(num_shapes, device=covered.device)[None, :, None].expand_as(covered)
     inside = torch.where((covered >= 0) & (covered < row_length), covered, row_length)
     ranks = torch.full((num_clips, row_length + 1), num_shapes, device=covered.device)
@@ -196,7 +196,7 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
 
 
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
-    """Hide spans of ``span_length`` tokens that begin anywhere; exactly the wanted share is hidden, the last span cut to fit."""
+    """Hide spans of ``span_length`` tokens that begin anywhere, exactly the wanted share; the last span is cut to fit."""
     rows, length = request.row_length, settings.span_length
     totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)[:, None]
     # one span begins at every place from just before the clip, so that both ends are hidden as often as the middle; the spans
@@ -242,7 +242,7 @@ def _free_spans(request: MaskRequest, settings: MaskSettings, num_spans: Tensor)
 
 
 def _spans_apart(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
-    """Tokens inside spans with at least ``min_space`` tokens between them; the room left is shared out at random: (B, N) bool."""
+    """Tokens inside spans at least ``min_space`` apart; the room left is shared out at random: (B, N) bool."""
     totals = torch.tensor(request.num_tokens, device=num_spans.device)
     most = max(1, int(request.row_length))
     steps = _span_lengths(request, settings, most) + settings.min_space

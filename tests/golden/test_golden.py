@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import mae_ast_cases  # noqa: E402
-from case import Case  # noqa: E402
+import mae_ast_cases
+from case import Case
 
 SYSTEMS: dict[str, Callable[[Case], str | None]] = {"mae_ast": mae_ast_cases.check}
 

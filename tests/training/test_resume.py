@@ -14,7 +14,7 @@ from mae_ast_plugin.launch.preflight import make_copies_atomic
 if TYPE_CHECKING:
     from .conftest import Command, Run
 
-UPDATES = 23
+UPDATES = 33
 RANDOM = (  # everything that draws numbers, read by other processes; epochs of five updates, checkpoints within them
     "dataset.num_workers=2", "dataset.max_tokens=null", "dataset.batch_size=4", "model.dropout=0.1",
     "model.encoder_layerdrop=0.3", "model.attention_dropout=0.1", "optimization.lr=[0.001]", "task.max_sample_size=9000",
@@ -47,7 +47,7 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
     os.killpg(killed.process, signal.SIGKILL)
     assert run.wait(killed) == -signal.SIGKILL
     reached = killed.checkpoint()["optimizer_history"][-1]["num_updates"]
-    assert reached in (8, 12, 16)
+    assert 8 <= reached < UPDATES
 
     resumed = run(*RANDOM, folder=tmp_path / "run")
     told = {int(values["num_updates"]): values["loss"] for values in resumed.logged()}
@@ -57,7 +57,7 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
 
 
 def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(
-    run: Command, uninterrupted: Run, tmp_path: Path
+    run: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     first = run(*RANDOM, "optimization.max_update=9", "checkpoint.keep_interval_updates=2", folder=folder)
@@ -66,10 +66,10 @@ def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(
     for damaged in (last, first.checkpoints / "checkpoint_best.pt"):
         os.truncate(damaged, damaged.stat().st_size // 2)
 
-    resumed = run(*RANDOM, folder=folder)
+    resumed = run(*RANDOM, "optimization.max_update=11", folder=folder)
     assert f"passed over: {last}: it is truncated" in resumed.output
     assert f"going on from {newest}" in resumed.output
-    assert [int(values["num_updates"]) for values in resumed.logged()] == list(range(9, UPDATES + 1))
+    assert [int(values["num_updates"]) for values in resumed.logged()] == [9, 10, 11]
 
 
 def test_only_damaged_checkpoints_are_a_plain_error_and_stay_as_they_are(run: Command, finished: Run) -> None:
