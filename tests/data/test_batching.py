@@ -1,3 +1,5 @@
+"""Batches: laws over many sizes, limits and numbers of processes. Numbers only."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""Clips as a dataset: crops, replacements, filters, batches. All audio is made here."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

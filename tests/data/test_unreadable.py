@@ -1,3 +1,5 @@
+"""The account of clips that could not be read."""
+
 from __future__ import annotations
 
 import logging

@@ -1,3 +1,5 @@
+"""What a run tells: TensorBoard, log, checkpoint, also of audio that is missing, broken or silent."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""Several processes: two with b clips do what one with 2 b does, and launchers are understood."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Killed, truncated, copied by halves: a run goes on from its last checkpoint as if nothing had happened."""
+
 from __future__ import annotations
 
 import os
