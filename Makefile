@@ -1,5 +1,5 @@
 # One command for each thing one does here; `make demo` and `make test` set everything up themselves.
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench-setup bench clean
 
 BIN := .venv/bin
 
@@ -18,6 +18,12 @@ test: setup lint  ## lint and the whole suite
 
 test-all: setup  ## and the tests marked slow
 	@$(BIN)/python -m pytest -n 2 --all
+
+bench-setup: setup  ## the programs the speed benchmarks compare with
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps s3prl==0.4.18 torchaudio
+
+bench: bench-setup  ## speed, side by side with other programs; nothing else should run meanwhile
+	@cd benchmarks && for name in fbank masks step manifest; do ../$(BIN)/python $$name.py; done
 
 clean:
 	rm -rf .venv build dist *.egg-info demo runs

@@ -1,4 +1,6 @@
-"""Batched fbank of 32 ten-second clips against torchaudio's Kaldi fbank, a clip at a time: ``python benchmarks/fbank.py``."""
+"""Batched fbank of 32 ten-second clips against torchaudio's Kaldi fbank, a clip at a time: ``python
+benchmarks/fbank.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Does it learn? Spoken digits (FSDD), one speaker left out: ``python benchmarks/learn_fsdd.py --data FOLDER``.
 
-Pretrains the recipe mae_ast_tiny without labels on all clips of FOLDER (``DIGIT_SPEAKER_INDEX.wav``), then fits 5-NN (cosine,
-standardised clip vectors) on all speakers but one and scores that one, for each speaker. Beside it, scored in the same way:
-the same network with random weights, and mean and standard deviation of the log-mel. Best layer of each side; several seeds.
-``--score FOLDER`` scores other recordings of the same form with the same checkpoints.
+Pretrains the recipe mae_ast_tiny without labels on all clips of FOLDER (``DIGIT_SPEAKER_INDEX.wav``), then fits 5-NN
+(cosine, standardised clip vectors) on all speakers but one and scores that one, for each speaker. Beside it, scored in
+the same way: the same network with random weights, and mean and standard deviation of the log-mel. Best layer of each
+side; several seeds. ``--score FOLDER`` scores other recordings of the same form with the same checkpoints.
 """
 
 from __future__ import annotations
@@ -48,13 +48,31 @@ def pretrain(data: Path, out: Path, seed: int, overrides: Sequence[str]) -> tupl
     """Pretrain with one seed; returns the checkpoint, and CPU and wall-clock minutes of the training command."""
     manifests, run = out / "manifests", out / f"seed{seed}"
     if not manifests.is_dir():
-        scan = [sys.executable, "-m", "manifests", "scan", str(data), "--out", str(manifests), "--valid", "0.02", "--test", "0"]
+        scan = [
+            sys.executable,
+            "-m",
+            "manifests",
+            "scan",
+            str(data),
+            "--out",
+            str(manifests),
+            "--valid",
+            "0.02",
+            "--test",
+            "0",
+        ]
         subprocess.run(scan, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # no labels are used, so nothing is held back: the validation clips are trained on as well
         _join(manifests)
     command = [
-        str(Path(sys.executable).parent / "fairseq-hydra-train"), "--config-name", "mae_ast_tiny",
-        "common.user_dir=mae_ast_plugin", f"task.data={manifests}", f"hydra.run.dir={run}", f"common.seed={seed}", *overrides,
+        str(Path(sys.executable).parent / "fairseq-hydra-train"),
+        "--config-name",
+        "mae_ast_tiny",
+        "common.user_dir=mae_ast_plugin",
+        f"task.data={manifests}",
+        f"hydra.run.dir={run}",
+        f"common.seed={seed}",
+        *overrides,
     ]
     run.mkdir(parents=True, exist_ok=True)
     before, begin = cpu_seconds(), time.monotonic()
@@ -119,7 +137,9 @@ def report(results: list[dict[str, tuple[float, str]]]) -> None:
         values = [found[name][0] for found in results]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         gain = statistics.mean(found["pretrained"][0] - found[name][0] for found in results)
-        rows.append([name, f"{statistics.mean(values):.1f}", f"{spread:.1f}", "" if name == "pretrained" else f"{gain:+.1f}"])
+        rows.append(
+            [name, f"{statistics.mean(values):.1f}", f"{spread:.1f}", "" if name == "pretrained" else f"{gain:+.1f}"]
+        )
     print(format_table(rows, ["5-NN, one speaker left out", "accuracy %", "std over seeds", "pretrained is ahead by"]))
 
 

@@ -1,7 +1,7 @@
 """The programs we are measured against: torchaudio's Kaldi fbank and the MAE-AST model that s3prl bundles.
 
-Both come from PyPI (`make bench-setup`). torchaudio's published package is a CUDA build whose compiled part does not load
-beside a CPU build of torch; its pure Python parts do, once the package is entered without its start-up code.
+Both come from PyPI (`make bench-setup`). torchaudio's published package is a CUDA build whose compiled part does not
+load beside a CPU build of torch; its pure Python parts do, once the package is entered without its start-up code.
 """
 
 from __future__ import annotations

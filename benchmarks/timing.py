@@ -29,7 +29,8 @@ def seconds_of(work: Callable[[], object], calls: int = 1) -> float:
 def compare(
     what: str, ours: Callable[[], object], theirs: Callable[[], object], peer: str, target: float, calls: int = 1
 ) -> float:
-    """Run both alternately after a warm-up, print the medians of ``REPEATS`` runs, return how many times faster ours is.
+    """Run both alternately after a warm-up, print the medians of ``REPEATS`` runs, return how many times faster ours
+    is.
 
     Work of less than some milliseconds is timed over several ``calls`` in a row, on both sides.
     """

@@ -1,7 +1,7 @@
 """Pretraining of audio and speech encoders by masking spectrograms, as a fairseq plugin.
 
-Importing the package needs torch only; the fairseq rooms (``tasks``, ``models``, ``criterions``, ``data``, ``launch``) are
-imported by fairseq.
+Importing the package needs torch only; the fairseq rooms (``tasks``, ``models``, ``criterions``, ``data``, ``launch``)
+are imported by fairseq.
 """
 
 from __future__ import annotations

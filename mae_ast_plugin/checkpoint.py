@@ -1,7 +1,7 @@
 """Checkpoint files: tell the format, load it as data, never as code.
 
-Reads checkpoints of this plugin's training and the published MAE-AST layout, both fairseq containers of a configuration and
-named tensors. Needs no fairseq.
+Reads checkpoints of this plugin's training and the published MAE-AST layout, both fairseq containers of a
+configuration and named tensors. Needs no fairseq.
 """
 
 from __future__ import annotations
@@ -54,12 +54,15 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
         if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "global" in str(error)):
             what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "a Python object")
             raise CheckpointError(
-                path, f"it holds code, not only data ({what.rstrip('.')}), and is not opened; "
-                "convert it to plain tensors where you trust its source"
+                path,
+                f"it holds code, not only data ({what.rstrip('.')}), and is not opened; "
+                "convert it to plain tensors where you trust its source",
             ) from error
         raise CheckpointError(path, "it is not a checkpoint, or it is damaged") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(path, "it is truncated or not a checkpoint; copy it again or take an older one") from error
+        raise CheckpointError(
+            path, "it is truncated or not a checkpoint; copy it again or take an older one"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(path, f"it holds a {type(content).__name__}, not the dictionary of a checkpoint")
     return content
@@ -67,7 +70,11 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
 
 def _settings(path: str | Path, content: Mapping[str, Any]) -> tuple[ModelSettings, TaskSettings]:
     cfg = content.get("cfg")
-    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("model"), Mapping) or not isinstance(cfg.get("task"), Mapping):
+    if (
+        not isinstance(cfg, Mapping)
+        or not isinstance(cfg.get("model"), Mapping)
+        or not isinstance(cfg.get("task"), Mapping)
+    ):
         raise CheckpointError(path, "it has no configuration (cfg.model, cfg.task), so its network cannot be rebuilt")
     return from_mapping(ModelSettings, cfg["model"]), from_mapping(TaskSettings, cfg["task"])
 
@@ -106,7 +113,8 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
             wanted = "none is configured" if sinusoid is None else f"positions are {sinusoid.dim} wide"
             raise CheckpointError(
                 path,
-                f"its tensors do not fit its configuration: size mismatch for {name} of shape {tuple(table.shape)}: {wanted}",
+                f"its tensors do not fit its configuration: size mismatch for {name} of shape {tuple(table.shape)}: "
+                f"{wanted}",
             )
         sinusoid.load_table(table.reshape(-1, table.shape[-1]))
     try:

@@ -1,7 +1,7 @@
 """The one path from waveforms to embeddings.
 
-Everything that looks at a pretrained network from outside goes through :class:`AudioEncoder`: scores, pictures, upstreams.
-Needs torch and the rooms below, no fairseq.
+Everything that looks at a pretrained network from outside goes through :class:`AudioEncoder`: scores, pictures,
+upstreams. Needs torch and the rooms below, no fairseq.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
 class Embeddings:
     """Embeddings of a batch, one step per column of patches.
 
-    ``hidden_states`` holds the tokens' embedding (with positions) and the output of every layer, each (B, T, C x D): the C
-    patches of a column side by side, low frequency first. ``frames`` (B, T, C x D) is the last of them, ``lengths`` (B,) says
-    how many steps belong to each clip, ``step_seconds`` how far they are apart.
+    ``hidden_states`` holds the tokens' embedding (with positions) and the output of every layer, each (B, T, C x D):
+    the C patches of a column side by side, low frequency first. ``frames`` (B, T, C x D) is the last of them,
+    ``lengths`` (B,) says how many steps belong to each clip, ``step_seconds`` how far they are apart.
     """
 
     hidden_states: list[Tensor]
@@ -75,8 +75,8 @@ def pool_segments(frames: Tensor, lengths: Tensor, num_segments: int = 3) -> Ten
 class AudioEncoder(nn.Module):
     """A pretrained network with its front end: waveforms of any length in, :class:`Embeddings` out.
 
-    Clips of a batch do not influence each other: padding is masked, and only patches that a clip fills itself count (a clip
-    shorter than one patch is padded with zeros to one).
+    Clips of a batch do not influence each other: padding is masked, and only patches that a clip fills itself count (a
+    clip shorter than one patch is padded with zeros to one).
     """
 
     def __init__(self, frontend: FrontEnd, network: MaskedAutoencoder, checkpoint: Checkpoint | None = None) -> None:
@@ -97,18 +97,21 @@ class AudioEncoder(nn.Module):
             tensor = torch.as_tensor(waveform)
             if tensor.dim() != 1 or tensor.numel() == 0 or not tensor.is_floating_point():
                 raise PlainError(
-                    f"waveform {number} has shape {tuple(tensor.shape)} and type {tensor.dtype}; it must be one channel of "
+                    f"waveform {number} has shape {tuple(tensor.shape)} and type {tensor.dtype}; it must be one "
+                    f"channel of "
                     "at least one floating-point sample"
                 )
             if sample_rate != self.frontend.sample_rate:
-                tensor = torch.from_numpy(resample(tensor.cpu().float().numpy(), sample_rate, self.frontend.sample_rate))
+                tensor = torch.from_numpy(
+                    resample(tensor.cpu().float().numpy(), sample_rate, self.frontend.sample_rate)
+                )
             ready.append(tensor.to(device, torch.float32))
         return ready
 
     def forward(
         self, waveforms: Sequence[Tensor | np.ndarray], sample_rate: int = 16000, with_decoder: bool = False
     ) -> Embeddings:
-        """Embed 1-D ``waveforms`` of any lengths, all at ``sample_rate`` (resampled where the network wants another)."""
+        """Embed 1-D ``waveforms`` of any lengths, all at ``sample_rate``; they are resampled where needed."""
         ready = self._waveforms(waveforms, sample_rate)
         lengths = [max(self.shortest, len(waveform)) for waveform in ready]
         spectrogram = self.frontend(pad_waveforms(ready, self.shortest))

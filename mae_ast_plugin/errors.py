@@ -1,6 +1,7 @@
 """The one kind of error a user can mend.
 
-Knows nothing of audio, models or fairseq; every room may raise it, and every command prints it as one sentence without a trace.
+Knows nothing of audio, models or fairseq; every room may raise it, and every command prints it as one sentence without
+a trace.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
 from mae_ast_plugin.nn.positions import sinusoid_table
 
 MODEL = ModelSettings(
-    ast_kernel_size_chan=4, ast_kernel_size_time=3, ast_kernel_stride_chan=4, ast_kernel_stride_time=3, encoder_layers=3,
-    encoder_embed_dim=8, encoder_ffn_embed_dim=20, encoder_attention_heads=2, decoder_embed_dim=8, decoder_layers=1,
-    enc_conv_pos=True, conv_pos=4, conv_pos_groups=2, layer_norm_first=True,
+    ast_kernel_size_chan=4, ast_kernel_size_time=3, ast_kernel_stride_chan=4, ast_kernel_stride_time=3,
+    encoder_layers=3, encoder_embed_dim=8, encoder_ffn_embed_dim=20, encoder_attention_heads=2, decoder_embed_dim=8,
+    decoder_layers=1, enc_conv_pos=True, conv_pos=4, conv_pos_groups=2, layer_norm_first=True,
 )  # fmt: skip
 TASK = TaskSettings(feature_dim=12, mask_type="chunk_mask")
 NUM_ROWS = 31
@@ -88,7 +88,7 @@ def last_features(net: MaskedAutoencoder) -> Tensor:
     return net.features(net.cut(x, [17, 7]), with_decoder=True).stack.last
 
 
-# ------------------------------------------------------------------------------------------------------- what is accepted
+# --------------------------------------------------------------------------------------------- what is accepted
 
 
 def test_a_published_checkpoint_is_the_network_it_was_made_from(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_checkpoint_without_a_history_has_no_updates(tmp_path: Path) -> None:
     assert load_checkpoint(saved(tmp_path / "new.pt", container(our_tensors(), optimizer_history=[]))).num_updates == 0
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------------------------- what is refused
 
 
 def reason(path: Path) -> str:
@@ -171,7 +171,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, newer: bool, share: float) 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"<html>404</html>", b"GLOBAL warming\n", b"version https://git-lfs.github.com/spec/v1\n", bytes(1000)],
+    [
+        b"",
+        b"\n",
+        b"<html>404</html>",
+        b"GLOBAL warming\n",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        bytes(1000),
+    ],
     ids=["empty", "newline", "html", "a word of the pickle format", "git-lfs pointer", "zeros"],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -214,7 +221,9 @@ def test_data_that_is_no_dictionary_is_refused_by_its_type(tmp_path: Path, conte
     assert f"holds a {type(content).__name__}, not the dictionary" in reason(saved(tmp_path / "data.pt", content))
 
 
-@pytest.mark.parametrize("content", [{}, {"state_dict": {}, "epoch": 3}, {"model": {}, "cfg": {}}, {"model": None}], ids=str)
+@pytest.mark.parametrize(
+    "content", [{}, {"state_dict": {}, "epoch": 3}, {"model": {}, "cfg": {}}, {"model": None}], ids=str
+)
 def test_a_file_without_a_model_is_refused_with_what_it_has(tmp_path: Path, content: dict[str, object]) -> None:
     refused = reason(saved(tmp_path / "none.pt", content))
     assert "no model in it" in refused and all(name in refused for name in content)

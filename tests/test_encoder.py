@@ -13,11 +13,25 @@ from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 
-PATCH = {"ast_kernel_size_chan": 16, "ast_kernel_stride_chan": 16, "ast_kernel_size_time": 16, "ast_kernel_stride_time": 16}
-FRAME = {"ast_kernel_size_chan": 128, "ast_kernel_stride_chan": 128, "ast_kernel_size_time": 2, "ast_kernel_stride_time": 2}
+PATCH = {
+    "ast_kernel_size_chan": 16,
+    "ast_kernel_stride_chan": 16,
+    "ast_kernel_size_time": 16,
+    "ast_kernel_stride_time": 16,
+}
+FRAME = {
+    "ast_kernel_size_chan": 128,
+    "ast_kernel_stride_chan": 128,
+    "ast_kernel_size_time": 2,
+    "ast_kernel_stride_time": 2,
+}
 SMALL = {
-    "encoder_layers": 2, "decoder_layers": 1, "encoder_embed_dim": 16, "decoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_embed_dim": 16,
+    "decoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
 }
 
 
@@ -73,9 +87,16 @@ def test_another_sample_rate_is_resampled(encoder: AudioEncoder) -> None:
 
 @pytest.mark.parametrize(
     ("waveforms", "found"),
-    [([], "at least one"), ([torch.zeros(2, 100)], r"\(2, 100\)"), ([torch.zeros(100, dtype=torch.int16)], "int16"), ([torch.zeros(0)], r"\(0,\)")],
+    [
+        ([], "at least one"),
+        ([torch.zeros(2, 100)], r"\(2, 100\)"),
+        ([torch.zeros(100, dtype=torch.int16)], "int16"),
+        ([torch.zeros(0)], r"\(0,\)"),
+    ],
 )
-def test_what_is_no_waveform_is_refused_in_a_sentence(encoder: AudioEncoder, waveforms: list[torch.Tensor], found: str) -> None:
+def test_what_is_no_waveform_is_refused_in_a_sentence(
+    encoder: AudioEncoder, waveforms: list[torch.Tensor], found: str
+) -> None:
     with pytest.raises(PlainError, match=found):
         encoder(waveforms)
 

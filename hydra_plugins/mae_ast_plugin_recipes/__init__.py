@@ -1,4 +1,6 @@
-"""Lets ``fairseq-hydra-train`` find the recipes of mae_ast_plugin by name; Hydra discovers this file once it is installed."""
+"""Lets ``fairseq-hydra-train`` find the recipes of mae_ast_plugin by name; Hydra discovers this file once it is
+installed.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Decode what libsndfile does not know (MKV, MP4, WebM ...) with FFmpeg through PyAV, whole or in part.
 
-A crop far inside a file is reached by a seek where the place of every frame can be told exactly, and otherwise decoded from
-the beginning. Knows neither other decoders nor resampling.
+A crop far inside a file is reached by a seek where the place of every frame can be told exactly, and otherwise decoded
+from the beginning. Knows neither other decoders nor resampling.
 """
 
 from __future__ import annotations

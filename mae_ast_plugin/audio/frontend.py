@@ -1,8 +1,8 @@
 """Front ends: batches of waveforms to log-mel spectrograms, on whatever device the waveforms lie.
 
-Each published system fixes one convention; here is Kaldi's (MAE-AST, SSAST), written as batched tensor operations and always
-computed in float32. The constants follow ``torchaudio.compliance.kaldi`` with its defaults, see ``docs/methods/mae_ast.md``.
-Knows no model.
+Each published system fixes one convention; here is Kaldi's (MAE-AST, SSAST), written as batched tensor operations and
+always computed in float32. The constants follow ``torchaudio.compliance.kaldi`` with its defaults, see
+``docs/methods/mae_ast.md``. Knows no model.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class KaldiFbank(KaldiFrames):
         super().__init__(sample_rate)
         self.num_features = num_mel_bins
         self.filters: Tensor
-        self.register_buffer(
-            "filters", kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate), persistent=False
-        )
+        self.register_buffer("filters", kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate), persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -111,7 +109,8 @@ class KaldiSpectrogram(KaldiFrames):
         most = self.fft_size // 2 + 1
         if num_features > most:
             raise PlainError(
-                f"task.feature_dim is {num_features}, but feature_type spectrogram has {most} columns at {sample_rate} Hz; "
+                f"task.feature_dim is {num_features}, but feature_type spectrogram has {most} columns at "
+                f"{sample_rate} Hz; "
                 f"set task.feature_dim={most} or less"
             )
         self.num_features = num_features

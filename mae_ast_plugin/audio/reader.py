@@ -1,9 +1,9 @@
 """Read any audio file, whole or in part, as one mono float32 waveform; whatever is wrong with it is one typed error.
 
-libsndfile comes first (WAV, FLAC, Ogg, Opus, MP3, NIST SPHERE, AIFF ...), FFmpeg (``ffmpeg.py``) opens the rest (MKV, MP4,
-WebM ...). A file is known by its content, never by its name. Values are passed as decoded: a float file or a lossy
-codec may exceed 1. An Ogg stream states no length, and that of an MP3 file is an estimate: cut ones are read as far as
-they go. Knows nothing of manifests, features or models.
+libsndfile comes first (WAV, FLAC, Ogg, Opus, MP3, NIST SPHERE, AIFF ...), FFmpeg (``ffmpeg.py``) opens the rest (MKV,
+MP4, WebM ...). A file is known by its content, never by its name. Values are passed as decoded: a float file or a
+lossy codec may exceed 1. An Ogg stream states no length, and that of an MP3 file is an estimate: cut ones are read as
+far as they go. Knows nothing of manifests, features or models.
 """
 
 from __future__ import annotations

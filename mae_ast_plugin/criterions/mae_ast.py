@@ -1,7 +1,7 @@
 """Joint reconstruction and InfoNCE as a fairseq criterion.
 
-Logged under the original's names in the original's unit (base 2: ``loss``, ``loss_recon``, ``loss_info_nce``, ``nll_loss``,
-``ppl``), and as plain values under clear names: ``mse``, ``nce_nats``.
+Logged under the original's names in the original's unit (base 2: ``loss``, ``loss_recon``, ``loss_info_nce``,
+``nll_loss``, ``ppl``), and as plain values under clear names: ``mse``, ``nce_nats``.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class MaskedPredictionCriterion(FairseqCriterion):
     def losses(self, predictions: Predictions, num_clips: int) -> tuple[Tensor, int, dict[str, Any]]:
         """Weigh the losses; returns (loss, denominator of its gradient, what to log).
 
-        Over tokens: sums over the hidden tokens, so that dividing by their number over all processes gives their mean. Over
-        batches: the mean of this batch, as in the original, whose ``ntokens`` counts the hidden tokens of one clip.
+        Over tokens: sums over the hidden tokens, so that dividing by their number over all processes gives their mean.
+        Over batches: the mean of this batch, as in the original, whose ``ntokens`` counts the hidden tokens of one
+        clip.
         """
         per_batch = self.settings.average_over == "batches"
         hidden = sum(predictions.num_hidden)
@@ -112,7 +113,9 @@ class MaskedPredictionCriterion(FairseqCriterion):
             return
         shown = cls.shown_values(logging_outputs)
         for priority, name in enumerate(("loss", "loss_recon", "loss_info_nce", "mse", "nce_nats")):
-            metrics.log_scalar(name, shown[name], size, priority=priority + 1, round=4 if name in ("mse", "nce_nats") else 3)
+            metrics.log_scalar(
+                name, shown[name], size, priority=priority + 1, round=4 if name in ("mse", "nce_nats") else 3
+            )
         metrics.log_scalar("nll_loss", shown["nll_loss"], size, priority=6, round=3)
         metrics.log_derived("ppl", lambda meters: perplexity(float(meters["nll_loss"].avg)), priority=7)
 

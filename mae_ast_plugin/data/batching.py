@@ -1,7 +1,7 @@
 """Batches of clips of similar length, the same for any number of processes.
 
-A batch is made for all processes together and dealt out to them, so that two processes with batches of b see in every update
-what one process with batches of 2 b sees. No clip is ever left out. Knows lengths and numbers only.
+A batch is made for all processes together and dealt out to them, so that two processes with batches of b see in every
+update what one process with batches of 2 b sees. No clip is ever left out. Knows lengths and numbers only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def _batch_lengths(
     longest = np.maximum.accumulate(sizes[::-1])[::-1]  # the longest clip from here on bounds the batch's padding
     start = 0
     while start < len(sizes):
-        limits = [limit for limit in (max_clips, max_samples and int(max_samples // longest[start])) if limit is not None]
+        limits = [
+            limit for limit in (max_clips, max_samples and int(max_samples // longest[start])) if limit is not None
+        ]
         part = max(1, min(limits)) if limits else len(sizes)
         if part > multiple > 1:
             part -= part % multiple
@@ -53,10 +55,11 @@ def make_batches(
     seed: int = 1,
     epoch: int = 1,
 ) -> list[list[ClipRef]]:
-    """Deal clips of ``sizes`` (samples) into batches for ``num_parts`` processes: part r of batch b is entry b x parts + r.
+    """Deal clips of ``sizes`` (samples) into batches for ``num_parts`` processes: part r of batch b is entry b x parts
+    + r.
 
-    A part holds at most ``max_clips`` clips and ``max_samples`` samples, padding to its longest clip included; a part is empty
-    only where the very last batch has fewer clips than there are processes.
+    A part holds at most ``max_clips`` clips and ``max_samples`` samples, padding to its longest clip included; a part
+    is empty only where the very last batch has fewer clips than there are processes.
     """
     order = _rows_by_length(sizes, seed, epoch)
     batches: list[list[ClipRef]] = []

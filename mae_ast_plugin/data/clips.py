@@ -1,7 +1,7 @@
 """A manifest of clips as a fairseq dataset of waveforms.
 
-Reads, crops and pads; what a clip is cropped to depends on (seed, epoch, row) alone. A clip that cannot be read is replaced by
-its next readable neighbour and named in the batch, so that the main process can count and report it.
+Reads, crops and pads; what a clip is cropped to depends on (seed, epoch, row) alone. A clip that cannot be read is
+replaced by its next readable neighbour and named in the batch, so that the main process can count and report it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ MAX_NEIGHBOURS = 20
 
 @dataclass
 class Clip:
-    """One clip as read: ``waveform`` (S,), and rows that could not be read on the way to it, each (row, path and reason)."""
+    """One clip as read: ``waveform`` (S,), and rows that could not be read on the way to it, each (row, path and
+    reason).
+    """
 
     ref: ClipRef
     waveform: Tensor
@@ -56,7 +58,9 @@ class ClipDataset(FairseqDataset):
         self.frontend = frontend
         self.shortest = frontend.num_samples(min_frames)
         if task.max_sample_size is not None and task.max_sample_size < self.shortest:
-            raise PlainError(f"task.max_sample_size is {task.max_sample_size} samples, but one patch needs {self.shortest}")
+            raise PlainError(
+                f"task.max_sample_size is {task.max_sample_size} samples, but one patch needs {self.shortest}"
+            )
         self.rows, self.sizes = self._keep()
 
     def _keep(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +98,9 @@ class ClipDataset(FairseqDataset):
     def batches(
         self, epoch: int, max_samples: int | None, max_clips: int | None, num_parts: int, multiple: int
     ) -> list[list[ClipRef]]:
-        """Batches of ``epoch`` for ``num_parts`` processes; a dataset whose epochs are alike always gives those of epoch 0."""
+        """Batches of ``epoch`` for ``num_parts`` processes; a dataset whose epochs are alike always gives those of
+        epoch 0.
+        """
         longest = int(self.sizes.max())
         if max_samples is not None and longest > max_samples:
             raise PlainError(
@@ -102,8 +108,13 @@ class ClipDataset(FairseqDataset):
                 f"({longest}); raise it or lower task.max_sample_size"
             )
         return make_batches(
-            self.sizes, max_samples=max_samples, max_clips=max_clips, num_parts=num_parts, multiple=multiple,
-            seed=self.seed, epoch=epoch if self.epoch_matters else 0,
+            self.sizes,
+            max_samples=max_samples,
+            max_clips=max_clips,
+            num_parts=num_parts,
+            multiple=multiple,
+            seed=self.seed,
+            epoch=epoch if self.epoch_matters else 0,
         )
 
     def __getitem__(self, ref: ClipRef) -> Clip:
@@ -157,7 +168,9 @@ class ClipDataset(FairseqDataset):
     # ---- batches
 
     def collater(self, clips: Sequence[Clip]) -> dict[str, Any]:
-        """Pad (or crop) clips to one length; an empty list gives a batch without weight, which keeps processes in step."""
+        """Pad (or crop) clips to one length; an empty list gives a batch without weight, which keeps processes in
+        step.
+        """
         weight = float(len(clips) > 0)
         if not clips:
             clips = [self[ClipRef(0, 0, 0)]]

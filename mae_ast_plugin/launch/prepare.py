@@ -1,7 +1,7 @@
 """Gets fairseq's command line ready before Hydra composes the configuration.
 
-Called by the Hydra plugin: adds the recipes to the search path, imports the plugin so that its fields are known and typed, and
-puts the checks of ``preflight`` before the training.
+Called by the Hydra plugin: adds the recipes to the search path, imports the plugin so that its fields are known and
+typed, and puts the checks of ``preflight`` before the training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.launch.preflight import Finished, preflight
+from mae_ast_plugin.launch.continuation import Finished
+from mae_ast_plugin.launch.preflight import preflight
 from mae_ast_plugin.launch.recipes import extends_another, find_config, recipe_folder
 
 SCHEMA = "fairseq_config"
@@ -51,8 +52,9 @@ def _config_folders(*own: str | None) -> list[Path]:
 def _choose_schema(config_name: str, folders: list[Path]) -> None:
     """Let a config that builds on another take its types from there.
 
-    The engine stores its schema under the name of every config it is started with; merged at that place, the schema's defaults
-    would wipe out what the config inherits. Recipes begin with the schema instead, under the name ``fairseq_config``.
+    The engine stores its schema under the name of every config it is started with; merged at that place, the schema's
+    defaults would wipe out what the config inherits. Recipes begin with the schema instead, under the name
+    ``fairseq_config``.
     """
     config = find_config(config_name, folders)
     store = ConfigStore.instance()
@@ -62,7 +64,7 @@ def _choose_schema(config_name: str, folders: list[Path]) -> None:
 
 
 def checked(call_main: Callable[..., None]) -> Callable[..., None]:
-    """Put the checks before ``call_main`` and turn every mistake a user can mend into one sentence and exit status 1."""
+    """Put the checks before ``call_main``; turn every mistake a user can mend into one sentence and exit status 1."""
 
     @wraps(call_main)
     def run(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:

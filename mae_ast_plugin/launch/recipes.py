@@ -22,7 +22,7 @@ def recipe_names(folders: Iterable[Path]) -> list[str]:
 
 
 def find_config(name: str, folders: Sequence[Path]) -> Path:
-    """The YAML file of a config name; PlainError where no folder has it (the engine would run bare defaults under it)."""
+    """The YAML file of a config name; PlainError where no folder has it: the engine would run bare defaults."""
     wanted = name.removesuffix(".yaml")
     for folder in folders:
         if (folder / f"{wanted}.yaml").is_file():

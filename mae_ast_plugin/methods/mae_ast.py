@@ -1,8 +1,9 @@
 """MAE-AST: Masked Autoencoding Audio Spectrogram Transformer (Baade, Peng, Harwath 2022, https://arxiv.org/abs/2203.16691).
 
-The schema's defaults are this method's values. The implementation follows the published code rather than the paper where they
-differ: one global normalisation times 0.5, post-norm layers with a norm on the stack's input, InfoNCE without temperature,
-positions by flattened token index, and retained counts truncated in float arithmetic. ``docs/methods/mae_ast.md`` says more.
+The schema's defaults are this method's values. The implementation follows the published code rather than the paper
+where they differ: one global normalisation times 0.5, post-norm layers with a norm on the stack's input, InfoNCE
+without temperature, positions by flattened token index, and retained counts truncated in float arithmetic.
+``docs/methods/mae_ast.md`` says more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tables between the names of a published checkpoint and ours, used in both directions.
 
-A table row is a pair of patterns. ``{}`` stands for one part of a name; a row whose left side lists several names says that our
-tensor is those tensors stacked along the first dimension. Loading, exporting and comparing gradients all read the same table.
+A table row is a pair of patterns. ``{}`` stands for one part of a name; a row whose left side lists several names says
+that our tensor is those tensors stacked along the first dimension. Loading, exporting and comparing gradients all read
+the same table.
 """
 
 from __future__ import annotations

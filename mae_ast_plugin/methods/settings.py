@@ -1,7 +1,8 @@
 """The settings of the machine, their meaning and their limits: one schema for all methods.
 
-Field names are those of the original command line (``model.*``, ``task.*``, ``criterion.*``). Plain dataclasses: fairseq reads
-them through its own subclasses, inference needs none of it. Everything is checked once, in :func:`problems`.
+Field names are those of the original command line (``model.*``, ``task.*``, ``criterion.*``). Plain dataclasses:
+fairseq reads them through its own subclasses, inference needs none of it. Everything is checked once, in
+:func:`problems`.
 """
 # No postponed annotations here: fairseq and omegaconf read the types of the fields.
 
@@ -47,8 +48,9 @@ class ModelSettings:
     encoder_layerdrop: float = setting(0.0, "probability of leaving out an encoder layer in training, 0 to 1")
     dropout_input: float = setting(0.0, "dropout of the projected tokens in pretraining, 0 to 1")
     random_mask_prob: float = setting(
-        0.75, "share of the tokens that is hidden, between 0 and 1; with task.mask_type=retain_spans the original's "
-        "parameter of the spans that are SHOWN, which may exceed 1"
+        0.75,
+        "share of the tokens that is hidden, between 0 and 1; with task.mask_type=retain_spans the original's "
+        "parameter of the spans that are SHOWN, which may exceed 1",
     )
     mask_length: int = setting(10, "length of a span [tokens]; span_mask and retain_spans only")
     mask_selection: str = setting("static", f"law of the span length: {', '.join(SPAN_LAWS)}; retain_spans only")
@@ -66,7 +68,9 @@ class ModelSettings:
     count_partial_patches: bool = setting(
         False, "a last patch that is partly padding is a token, as in the original; features then depend on the batch"
     )
-    precision: str = setting("float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights")
+    precision: str = setting(
+        "float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights"
+    )
 
 
 @dataclass
@@ -77,13 +81,19 @@ class TaskSettings:
     sample_rate: int = setting(16000, "every clip is resampled to this rate [Hz]")
     normalize: bool = setting(False, "bring each waveform to mean 0 and variance 1 before the front end")
     enable_padding: bool = setting(False, "without effect, as in the original")
-    max_keep_size: Optional[int] = setting(None, "leave out longer clips [samples, at task.sample_rate if rates are known]")
+    max_keep_size: Optional[int] = setting(
+        None, "leave out longer clips [samples, at task.sample_rate if rates are known]"
+    )
     max_sample_size: Optional[int] = setting(250000, "crop longer clips to this [samples at task.sample_rate]")
     min_sample_size: Optional[int] = setting(None, "leave out shorter clips [samples, likewise]")
     random_crop: bool = setting(True, "crop at a random place (true) or from the beginning (false)")
-    pad_audio: bool = setting(True, "pad the clips of a batch to the longest (true) or crop all to the shortest (false)")
+    pad_audio: bool = setting(
+        True, "pad the clips of a batch to the longest (true) or crop all to the shortest (false)"
+    )
     feature_type: str = setting("fbank", f"kind of features: {', '.join(CONVENTIONS)}")
-    feature_rate: int = setting(100, "without effect: features have 100 frames a second; accepted for old command lines")
+    feature_rate: int = setting(
+        100, "without effect: features have 100 frames a second; accepted for old command lines"
+    )
     feature_dim: int = setting(128, "mel bins (columns, for the other kinds of features)")
     deltas: bool = setting(False, "append first and second differences: three times the columns")
     mask_spans: bool = setting(False, "without effect, as in the original; see task.mask_type")
@@ -91,7 +101,9 @@ class TaskSettings:
     features_on: str = setting("device", "where features are computed: device (in batches) or loader (per clip)")
     resampler: str = setting("soxr", "soxr, or sinc_hann: the original's filter, slower")
     max_unreadable: float = setting(0.1, "end the run when more than this share of the clips read so far is unreadable")
-    picture_interval_updates: int = setting(1000, "draw reconstructions of fixed validation clips every N updates; 0: never")
+    picture_interval_updates: int = setting(
+        1000, "draw reconstructions of fixed validation clips every N updates; 0: never"
+    )
     num_pictures: int = setting(4, "validation clips in that picture")
 
 
@@ -102,14 +114,17 @@ class CriterionSettings:
     reconstruction_weight: float = setting(10.0, "weight of the mean squared error of hidden patches; 0 leaves it out")
     classification_weight: float = setting(1.0, "weight of the InfoNCE of hidden patches; 0 leaves it out")
     average_over: str = setting(
-        "tokens", "tokens: each hidden token of all processes weighs the same; batches: each process's batch, as the original"
+        "tokens",
+        "tokens: each hidden token of all processes weighs the same; batches: each process's batch, as the original",
     )
 
 
 def from_mapping(kind: type[S], values: Mapping[str, Any]) -> S:
     """Fill settings of ``kind`` from a checkpoint's configuration; names it does not know are left out."""
     known = {f.name: type(None) in get_args(f.type) for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in values.items() if name in known and (value is not None or known[name])})
+    return kind(
+        **{name: value for name, value in values.items() if name in known and (value is not None or known[name])}
+    )
 
 
 def _shares(settings: object, section: str, names: tuple[str, ...]) -> Iterator[str]:
@@ -146,11 +161,13 @@ def _lost_parts(model: ModelSettings, num_features: int) -> Iterator[str]:
     kernel, stride = model.ast_kernel_size_chan, model.ast_kernel_stride_chan
     if stride >= 1 and kernel <= num_features and (num_features - kernel) % stride:
         yield (
-            f"model.ast_kernel_stride_chan is {stride}, which does not divide the {num_features} mel bins into patches of "
+            f"model.ast_kernel_stride_chan is {stride}, which does not divide the {num_features} mel bins into "
+            f"patches of "
             f"{kernel}: the last {(num_features - kernel) % stride} bins would be lost"
         )
     for axis, size, step in (
-        ("chan", kernel, stride), ("time", model.ast_kernel_size_time, model.ast_kernel_stride_time),
+        ("chan", kernel, stride),
+        ("time", model.ast_kernel_size_time, model.ast_kernel_stride_time),
     ):
         if step > size:
             yield f"model.ast_kernel_stride_{axis} is {step}, larger than the patch ({size}): parts would never be seen"
@@ -176,9 +193,19 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
     yield from _choice(model.activation_fn, "model.activation_fn", tuple(ACTIVATIONS))
     yield from _at_least(task, "task", 1, ("sample_rate", "feature_dim"))
     yield from _at_least(
-        model, "model", 1,
-        ("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim", "encoder_ffn_embed_dim",
-         "encoder_attention_heads", "conv_pos", "conv_pos_groups"),
+        model,
+        "model",
+        1,
+        (
+            "encoder_layers",
+            "decoder_layers",
+            "encoder_embed_dim",
+            "decoder_embed_dim",
+            "encoder_ffn_embed_dim",
+            "encoder_attention_heads",
+            "conv_pos",
+            "conv_pos_groups",
+        ),
     )
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
     yield from _width_problems(model)
@@ -197,8 +224,16 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _at_least(model, "model", 0, ("mask_min_space", "mask_other"))
     yield from _shares(task, "task", ("max_unreadable",))
     yield from _shares(
-        model, "model",
-        ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "encoder_layerdrop", "decoder_layerdrop"),
+        model,
+        "model",
+        (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "dropout_input",
+            "encoder_layerdrop",
+            "decoder_layerdrop",
+        ),
     )
     if criterion is not None:
         yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
@@ -218,10 +253,14 @@ def _width_problems(model: ModelSettings) -> Iterator[str]:
         if width % 2:
             yield f"model.{stack}_embed_dim is {width}; sinusoidal positions need an even width"
         if conv and width % max(1, model.conv_pos_groups):
-            yield f"model.conv_pos_groups is {model.conv_pos_groups}, which does not divide model.{stack}_embed_dim={width}"
+            yield (
+                f"model.conv_pos_groups is {model.conv_pos_groups}, which does not divide "
+                f"model.{stack}_embed_dim={width}"
+            )
     if model.encoder_embed_dim != model.decoder_embed_dim and not model.use_post_enc_proj:
         yield (
-            f"model.decoder_embed_dim is {model.decoder_embed_dim} and model.encoder_embed_dim {model.encoder_embed_dim}: "
+            f"model.decoder_embed_dim is {model.decoder_embed_dim} and model.encoder_embed_dim "
+            f"{model.encoder_embed_dim}: "
             f"set them equal or model.use_post_enc_proj=true"
         )
 
@@ -231,11 +270,21 @@ def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
     spans = task.mask_type in ("retain_spans", "span_mask")
     rules = (
         ("model.mask_length", model.mask_length != 10 and not spans, f"task.mask_type={task.mask_type}"),
-        ("model.mask_selection", model.mask_selection != "static" and task.mask_type != "retain_spans",
-         f"task.mask_type={task.mask_type}"),
-        ("model.mask_min_space", model.mask_min_space != 0 and not model.no_mask_overlap, "model.no_mask_overlap=false"),
-        ("model.conv_pos", model.conv_pos != 128 and not (model.enc_conv_pos or model.dec_conv_pos),
-         "enc_conv_pos and dec_conv_pos both false"),
+        (
+            "model.mask_selection",
+            model.mask_selection != "static" and task.mask_type != "retain_spans",
+            f"task.mask_type={task.mask_type}",
+        ),
+        (
+            "model.mask_min_space",
+            model.mask_min_space != 0 and not model.no_mask_overlap,
+            "model.no_mask_overlap=false",
+        ),
+        (
+            "model.conv_pos",
+            model.conv_pos != 128 and not (model.enc_conv_pos or model.dec_conv_pos),
+            "enc_conv_pos and dec_conv_pos both false",
+        ),
         ("task.mask_spans", task.mask_spans, "any mask type; choose task.mask_type"),
         ("task.enable_padding", task.enable_padding, "any mode; see task.pad_audio"),
     )

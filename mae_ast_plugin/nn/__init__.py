@@ -1,1 +1,3 @@
-"""The machine in pure torch: tokens, positions, masking, transformer, autoencoder, losses. Knows no files and no fairseq."""
+"""The machine in pure torch: tokens, positions, masking, transformer, autoencoder, losses. Knows no files and no
+fairseq.
+"""

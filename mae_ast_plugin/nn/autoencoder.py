@@ -1,4 +1,5 @@
-"""The masked autoencoder: normalise, cut into tokens, embed, hide, encode what is visible, decode all, predict what is hidden.
+"""The masked autoencoder: normalise, cut into tokens, embed, hide, encode what is visible, decode all, predict what is
+hidden.
 
 It receives its parts and knows no method. Shapes use the letters of ``docs/architecture.md``.
 """
@@ -23,8 +24,8 @@ from mae_ast_plugin.nn.transformer import StackOutput, Transformer
 class Clips:
     """A batch of spectrograms cut into patches.
 
-    ``normalized`` (B, T, F), ``patches`` (B, N, P), ``num_tokens`` of each clip on the host, ``padding`` (B, N) true at tokens
-    that are not the clip's, or None where all are.
+    ``normalized`` (B, T, F), ``patches`` (B, N, P), ``num_tokens`` of each clip on the host, ``padding`` (B, N) true
+    at tokens that are not the clip's, or None where all are.
     """
 
     normalized: Tensor
@@ -37,8 +38,8 @@ class Clips:
 class Encoded:
     """One pass of the encoder.
 
-    ``tokens`` (B, N, D) with their positions added, ``inputs`` what the stack was given (B, V, D), ``padding`` (B, V), and what
-    the stack gave.
+    ``tokens`` (B, N, D) with their positions added, ``inputs`` what the stack was given (B, V, D), ``padding`` (B, V),
+    and what the stack gave.
     """
 
     tokens: Tensor
@@ -102,16 +103,19 @@ class MaskedAutoencoder(nn.Module):
         self.bridge = bridge
         self.decoder_positions, self.decoder = decoder_positions, decoder
         # hidden tokens leave before the encoder: only a convolution over neighbours ever sees the encoder's mask token
-        self.encoder_mask_token = nn.Parameter(torch.rand(encoder_dim), requires_grad=encoder_positions.conv is not None)
+        self.encoder_mask_token = nn.Parameter(
+            torch.rand(encoder_dim), requires_grad=encoder_positions.conv is not None
+        )
         self.decoder_mask_token = nn.Parameter(torch.rand(decoder_dim))
         self.reconstruct = nn.Linear(decoder_dim, tokens.patch_size)
         self.classify = nn.Linear(decoder_dim, tokens.patch_size)
 
     def cut(self, spectrogram: Tensor, num_frames: Sequence[int] | None = None, weight: float = 1.0) -> Clips:
-        """Normalise spectrograms (B, T, F) and cut them into patches; ``num_frames`` of each clip, None where all have T.
+        """Normalise spectrograms (B, T, F) and cut them into patches; ``num_frames`` of each clip, None where all have
+        T.
 
-        Only whole patches of a clip's own frames are its tokens, but for ``count_partial``, which also takes a last patch
-        that is partly padding, as the original does.
+        Only whole patches of a clip's own frames are its tokens, but for ``count_partial``, which also takes a last
+        patch that is partly padding, as the original does.
         """
         num_clips, longest, _ = spectrogram.shape
         frames = [longest] * num_clips if num_frames is None else list(num_frames)
@@ -146,7 +150,9 @@ class MaskedAutoencoder(nn.Module):
         return Encoded(tokens, inputs, padding, self.encoder(inputs, padding, until))
 
     def decoder_inputs(self, encoded: Tensor, clips: Clips, mask: TokenMask | None = None) -> Tensor:
-        """Bring the encoder's output (B, V, D) to the decoder: full rows (B, N, D) with the mask token at hidden places."""
+        """Bring the encoder's output (B, V, D) to the decoder: full rows (B, N, D) with the mask token at hidden
+        places.
+        """
         bridged = encoded if self.bridge is None else self.bridge(encoded)
         if mask is not None:
             bridged = scatter_tokens(bridged, mask.visible, mask.num_tokens, self.decoder_mask_token)
@@ -170,7 +176,9 @@ class MaskedAutoencoder(nn.Module):
         return self.predict(self.decode(encoded.stack.last, clips, mask).last, clips, mask)
 
     def features(self, clips: Clips, until: int | None = None, with_decoder: bool = False) -> Encoded:
-        """Run the encoder over all tokens, and the decoder after it where asked: hidden states of all layers, in order."""
+        """Run the encoder over all tokens, and the decoder after it where asked: hidden states of all layers, in
+        order.
+        """
         encoded = self.encode(clips, until=until)
         if not with_decoder:
             return encoded

@@ -1,7 +1,7 @@
 """Reconstruction and contrastive losses over masked tokens, in float32, one value per token.
 
-Per-token values let the caller choose what a mean runs over: the original's mean over a batch and the mean over all tokens of
-all processes are the same formula with another denominator.
+Per-token values let the caller choose what a mean runs over: the original's mean over a batch and the mean over all
+tokens of all processes are the same formula with another denominator.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def reconstruction_errors(predicted: Tensor, target: Tensor) -> Tensor:
 def info_nce(predicted: Tensor, target: Tensor, padding: Tensor | None = None) -> Tensor:
     """InfoNCE of each masked token against the masked tokens of its own clip, in nats: (B, M).
 
-    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8). ``padding`` (B, M) marks rows that are no tokens:
-    they are never a negative, and their own value is zero.
+    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8). ``padding`` (B, M) marks rows that are no
+    tokens: they are never a negative, and their own value is zero.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         scores = predicted.float() @ target.float().transpose(1, 2)

@@ -1,8 +1,8 @@
 """Which tokens the encoder sees and which are hidden, for a whole batch at once.
 
-Every masker is a rule "rank the tokens, hide the first so many", written with batched tensor operations; randomness comes from
-seeds per clip or per batch (``noise.py``). Clips of one batch may have different numbers of tokens. Counts follow the original:
-``max(1, int((1 - ratio) * tokens))`` tokens stay visible, in float arithmetic (facts: MAE-AST 7).
+Every masker is a rule "rank the tokens, hide the first so many", written with batched tensor operations; randomness
+comes from seeds per clip or per batch (``noise.py``). Clips of one batch may have different numbers of tokens. Counts
+follow the original: ``max(1, int((1 - ratio) * tokens))`` tokens stay visible, in float arithmetic (facts: MAE-AST 7).
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def _hide_lowest(rank: Tensor, num_hidden: Sequence[int], request: MaskRequest) 
 
 
 def _by_share(rank: Tensor, request: MaskRequest, ratio: float, tie_break: Tensor | None = None) -> TokenMask:
-    """Hide the tokens of lowest ``rank`` (B, N), whole numbers of at most 2^40; among equals the lowest index goes first.
+    """Hide the tokens of lowest ``rank`` (B, N), whole numbers of at most 2^40; among equals the lowest index goes
+    first.
 
     ``tie_break`` (B, N) orders equals otherwise, by different whole numbers below N.
     """
@@ -137,8 +138,11 @@ def _shared(request: MaskRequest) -> tuple[MaskRequest, Tensor]:
 def _share_out(mask: TokenMask, rows: Tensor, request: MaskRequest) -> TokenMask:
     places = rows.tolist() if len(mask.num_visible) > 1 else [0] * len(request.num_tokens)
     return TokenMask(
-        mask.visible[rows], mask.hidden[rows], mask.num_tokens,
-        tuple(mask.num_visible[place] for place in places), tuple(mask.num_hidden[place] for place in places),
+        mask.visible[rows],
+        mask.hidden[rows],
+        mask.num_tokens,
+        tuple(mask.num_visible[place] for place in places),
+        tuple(mask.num_hidden[place] for place in places),
     )
 
 
@@ -174,8 +178,9 @@ def _num_chunks(row_length: int, area: int, ratio: float) -> int:
 def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide square chunks of 3, 4 or 5 patches a side, one size and one set of chunks for the whole batch.
 
-    As in the original: chunks are collected until they cover more than the wanted number of tokens, then the highest indices
-    are let go; a chunk runs along frequency by index and so may wrap into the next time step (facts: MAE-AST 7).
+    As in the original: chunks are collected until they cover more than the wanted number of tokens, then the highest
+    indices are let go; a chunk runs along frequency by index and so may wrap into the next time step (facts: MAE-AST
+    7).
     """
     one, clip_rows = _shared(request)
     device, rows = request.clip_seeds.device, request.row_length
@@ -196,11 +201,11 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
 
 
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
-    """Hide spans of ``span_length`` tokens that begin anywhere, exactly the wanted share; the last span is cut to fit."""
+    """Hide spans of ``span_length`` tokens that begin anywhere, exactly the wanted share; the last one is cut."""
     rows, length = request.row_length, settings.span_length
     totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)[:, None]
-    # one span begins at every place from just before the clip, so that both ends are hidden as often as the middle; the spans
-    # come in random order, and a token's turn is that of the first span that covers it
+    # one span begins at every place from just before the clip, so that both ends are hidden as often as the middle;
+    # the spans come in random order, and a token's turn is that of the first span that covers it
     begins = torch.arange(1 - length, rows, device=totals.device)
     turns = random_bits(request.clip_seeds, len(begins)).masked_fill(begins >= totals, 1 << 40)
     ranks = turns.unfold(1, length, 1).amin(dim=-1)
@@ -230,7 +235,9 @@ def _span_lengths(request: MaskRequest, settings: MaskSettings, count: int) -> T
 
 
 def _free_spans(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
-    """Tokens inside spans that may overlap; starts all differ, none so late that its span would leave the clip: (B, N) bool."""
+    """Tokens inside spans that may overlap; starts all differ, none so late that its span would leave the clip: (B, N)
+    bool.
+    """
     totals = torch.tensor(request.num_tokens, device=num_spans.device)
     latest = torch.maximum(totals - settings.span_length, num_spans + 1)
     noise = uniform(request.clip_seeds, request.row_length, stream=2)
@@ -262,8 +269,9 @@ def _spans_apart(request: MaskRequest, settings: MaskSettings, num_spans: Tensor
 def retain_spans(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Show spans and hide the rest: the original's ``retain_spans``, in which ``ratio`` drives what is SHOWN.
 
-    ``int(ratio * tokens / span_length + u)`` spans a clip, at least two; all clips are cut at random to the smallest number of
-    covered tokens in the batch, so the hidden share depends on the batch (facts: MAE-AST 7). ``span_mask`` hides exactly.
+    ``int(ratio * tokens / span_length + u)`` spans a clip, at least two; all clips are cut at random to the smallest
+    number of covered tokens in the batch, so the hidden share depends on the batch (facts: MAE-AST 7). ``span_mask``
+    hides exactly.
     """
     totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)
     rounding = uniform(request.clip_seeds, 1, stream=1)[:, 0].double()

@@ -1,7 +1,8 @@
 """Random numbers that depend on a seed and a place only: no generator, no state, the same on every device.
 
-A mask keyed by (seed, epoch, clip) is the same whatever batch, process or resumed run the clip appears in. The mixing function
-is SplitMix64's finaliser (Steele, Lea, Flood 2014), whose wrapping arithmetic int64 tensors share on CPU and GPU.
+A mask keyed by (seed, epoch, clip) is the same whatever batch, process or resumed run the clip appears in. The mixing
+function is SplitMix64's finaliser (Steele, Lea, Flood 2014), whose wrapping arithmetic int64 tensors share on CPU and
+GPU.
 """
 
 from __future__ import annotations

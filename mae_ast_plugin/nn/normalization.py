@@ -1,7 +1,7 @@
 """Normalisation of the network's input by one mean and variance for whole spectrograms.
 
-MAE-AST uses a one-channel BatchNorm for it (facts: training takes the batch's own statistics, inference the running ones).
-Padding is left out of the statistics and processes of a distributed run share them.
+MAE-AST uses a one-channel BatchNorm for it (facts: training takes the batch's own statistics, inference the running
+ones). Padding is left out of the statistics and processes of a distributed run share them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Positions of tokens: a fixed sinusoid and a convolution over neighbours. Both count tokens in the flattened sequence."""
+"""Positions of tokens: a fixed sinusoid and a convolution over neighbours. Both count tokens in the flattened
+sequence.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
 class SinusoidPositions(nn.Module):
     """A sinusoid by token index, grown on demand; zero at padded tokens.
 
-    A table that came with a checkpoint may differ from the computed one by its half-precision rounding; once loaded through
-    :meth:`load_table` it is used, and saved with the model.
+    A table that came with a checkpoint may differ from the computed one by its half-precision rounding; once loaded
+    through :meth:`load_table` it is used, and saved with the model.
     """
 
     def __init__(self, dim: int) -> None:

@@ -1,7 +1,7 @@
 """Spectrogram to patches and back.
 
-A patch is ``kernel_time`` frames high in time and ``kernel_chan`` mel bins in frequency; a "frame" token is a patch as high as
-the spectrogram. Knows nothing of what is done with the patches.
+A patch is ``kernel_time`` frames high in time and ``kernel_chan`` mel bins in frequency; a "frame" token is a patch as
+high as the spectrogram. Knows nothing of what is done with the patches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A plain transformer stack, post-norm or pre-norm, with padding, layer drop and recomputation.
 
-Post-norm stacks normalise their input and nothing at the end; pre-norm stacks normalise the last output (facts: MAE-AST 6.7).
+Post-norm stacks normalise their input and nothing at the end; pre-norm stacks normalise the last output (facts:
+MAE-AST 6.7).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, padding: Tensor | None = None, until: int | None = None) -> StackOutput:
-        """Run the stack; ``padding`` (B, N) is true at tokens nobody may attend to, ``until`` stops after that layer."""
+        """Run the stack; ``padding`` (B, N) marks tokens nobody may attend to, ``until`` stops after that layer."""
         attend = None if padding is None else ~padding[:, None, None, :]
         if not self.settings.pre_norm:
             x = self.norm(x)

@@ -15,7 +15,9 @@ from mae_ast_plugin.view.reconstruction import draw_reconstructions, save_png, t
 
 
 class PictureWriter:
-    """Always the same clips with the same masks; a PNG per call under ``folder/../pictures`` and an image for TensorBoard."""
+    """Always the same clips with the same masks; a PNG per call under ``folder/../pictures`` and an image for
+    TensorBoard.
+    """
 
     def __init__(self, dataset: ClipDataset, num_clips: int, tensorboard_folder: str) -> None:
         spread = range(0, len(dataset), max(1, len(dataset) // num_clips))

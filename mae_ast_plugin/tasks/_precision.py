@@ -23,4 +23,6 @@ def announce_precision(precision: str) -> None:
             )
         logger.info("network in bfloat16 by autocast, weights and features in float32")
     elif not torch.cpu._is_avx512_bf16_supported():
-        logger.warning("this processor has no bfloat16 arithmetic: model.precision=bfloat16 works but is slower than float32")
+        logger.warning(
+            "this processor has no bfloat16 arithmetic: model.precision=bfloat16 works but is slower than float32"
+        )

@@ -19,6 +19,7 @@ from mae_ast_plugin.criterions import mae_ast as _registers_the_criterion  # noq
 from mae_ast_plugin.data.clips import ClipDataset
 from mae_ast_plugin.data.unreadable import UnreadableClips
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.repairs import make_copies_atomic
 from mae_ast_plugin.methods.build import frontend_of, tokens_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, check, from_mapping, idle_settings, setting
 from mae_ast_plugin.nn.noise import combine
@@ -43,6 +44,7 @@ class MaskedPretrainingTask(FairseqTask):
 
     def __init__(self, cfg: MaskedPretrainingConfig) -> None:
         super().__init__(cfg)
+        make_copies_atomic()  # the engine's child processes come by here, not by the checks before the start
         self.settings = from_mapping(TaskSettings, _plain(cfg))
         self.frontend = frontend_of(self.settings)
         self.min_frames = 1
@@ -79,11 +81,17 @@ class MaskedPretrainingTask(FairseqTask):
             )
         manifest = Manifest.load(os.path.join(self.settings.data, f"{split}.tsv"))
         dataset = ClipDataset(
-            split, manifest, self.settings, self.frontend, min_frames=self.min_frames, seed=int(self.cfg.seed),
+            split,
+            manifest,
+            self.settings,
+            self.frontend,
+            min_frames=self.min_frames,
+            seed=int(self.cfg.seed),
             epoch_matters=split == self.cfg.train_subset,
         )
         logger.info(
-            f"{split}: {len(dataset)} of {len(manifest)} clips, {dataset.sizes.sum() / self.settings.sample_rate / 3600:.2f} "
+            f"{split}: {len(dataset)} of {len(manifest)} clips, "
+            f"{dataset.sizes.sum() / self.settings.sample_rate / 3600:.2f} "
             f"hours ({dataset.num_short} too short, {dataset.num_long} too long)"
         )
         self.datasets[split] = dataset
@@ -127,7 +135,12 @@ class MaskedPretrainingTask(FairseqTask):
     # ---- steps
 
     def train_step(
-        self, sample: Mapping[str, Any], model: Any, criterion: Any, optimizer: Any, update_num: int,
+        self,
+        sample: Mapping[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
         ignore_grad: bool = False,
     ) -> Any:
         self._report_unreadable(sample)
@@ -160,7 +173,9 @@ class MaskedPretrainingTask(FairseqTask):
         super().reduce_metrics(logging_outputs, criterion)
         seconds = float(sum(log.get("audio_seconds", 0) for log in logging_outputs))
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
-        metrics.log_scalar_sum("unreadable", int(sum(log.get("unreadable", 0) for log in logging_outputs)), priority=210)
+        metrics.log_scalar_sum(
+            "unreadable", int(sum(log.get("unreadable", 0) for log in logging_outputs)), priority=210
+        )
         if criterion.training:
             self.audio_seconds += seconds
             metrics.log_speed("clips_per_second", int(clips), priority=95, round=1)

@@ -31,5 +31,3 @@ def reconstruction_panels(
         )
         panels.append(Panel(name, original, masked, reconstructed, hop_ms))
     return panels
-
-

@@ -20,7 +20,7 @@ def noise(num_samples: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(num_samples, generator=torch.Generator().manual_seed(seed))
 
 
-# ------------------------------------------------------------------------ the conventions again, a frame and a bin at a time
+# -------------------------------------------------------------- the conventions again, a frame and a bin at a time
 
 
 def slow_frames(waveform: np.ndarray) -> list[np.ndarray]:
@@ -76,9 +76,19 @@ def slow_deltas(features: np.ndarray) -> np.ndarray:
 
 
 SLOW: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "fbank": slow_log_mel, "spectrogram": slow_spectrogram, "mfcc": slow_mfcc
+    "fbank": slow_log_mel,
+    "spectrogram": slow_spectrogram,
+    "mfcc": slow_mfcc,
 }
-COLUMNS = [("fbank", 128), ("fbank", 64), ("fbank", 7), ("spectrogram", 257), ("spectrogram", 100), ("mfcc", 13), ("mfcc", 5)]
+COLUMNS = [
+    ("fbank", 128),
+    ("fbank", 64),
+    ("fbank", 7),
+    ("spectrogram", 257),
+    ("spectrogram", 100),
+    ("mfcc", 13),
+    ("mfcc", 5),
+]
 
 
 @pytest.mark.parametrize(("feature_type", "num_columns"), COLUMNS)
@@ -139,7 +149,9 @@ def test_padding_behind_a_clip_leaves_its_own_frames_as_they_are() -> None:
     clips = [noise(length, length) for length in (400, 1501, 4000)]
     batch = frontend(pad_waveforms(clips))
     for features, clip in zip(batch, clips, strict=True):
-        torch.testing.assert_close(features[: frontend.num_frames(len(clip))], frontend(clip[None])[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            features[: frontend.num_frames(len(clip))], frontend(clip[None])[0], rtol=0, atol=1e-4
+        )
 
 
 def test_waveforms_are_padded_with_zeros_at_their_ends() -> None:

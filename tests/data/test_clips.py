@@ -33,8 +33,13 @@ def make(tmp_path: Path) -> Corpus:
     """Write waveforms (or raw bytes of broken files) and open them as a dataset."""
 
     def dataset(
-        waveforms: list[np.ndarray | bytes], *, rates: list[int] | None = None, with_rates: bool = True, seed: int = 1,
-        epoch_matters: bool = True, **task: Any,
+        waveforms: list[np.ndarray | bytes],
+        *,
+        rates: list[int] | None = None,
+        with_rates: bool = True,
+        seed: int = 1,
+        epoch_matters: bool = True,
+        **task: Any,
     ) -> ClipDataset:
         rates = rates or [16000] * len(waveforms)
         rows = []
@@ -50,7 +55,12 @@ def make(tmp_path: Path) -> Corpus:
         write_manifest(tmp_path / "train.tsv", tmp_path, rows, rates=rates if with_rates else None)
         settings = TaskSettings(**{"data": str(tmp_path), **task})
         return ClipDataset(
-            "train", Manifest.load(tmp_path / "train.tsv"), settings, frontend_of(settings), min_frames=16, seed=seed,
+            "train",
+            Manifest.load(tmp_path / "train.tsv"),
+            settings,
+            frontend_of(settings),
+            min_frames=16,
+            seed=seed,
             epoch_matters=epoch_matters,
         )
 
@@ -92,7 +102,9 @@ def test_without_random_crops_every_clip_begins_at_its_beginning(make: Corpus) -
 
 
 @pytest.mark.parametrize("with_rates", [True, False])
-def test_a_crop_of_a_clip_at_another_rate_has_the_wanted_length_and_a_random_place(make: Corpus, with_rates: bool) -> None:
+def test_a_crop_of_a_clip_at_another_rate_has_the_wanted_length_and_a_random_place(
+    make: Corpus, with_rates: bool
+) -> None:
     data = make([ramp(24000)], rates=[8000], with_rates=with_rates, max_sample_size=8000)
     crops = [data[ClipRef(0, epoch, 0)].waveform for epoch in range(4)]
     assert [len(crop) for crop in crops] == [8000] * 4
@@ -109,7 +121,9 @@ def test_validation_batches_are_the_same_in_every_epoch(make: Corpus) -> None:
     data = make([ramp(3000 + 10 * row) for row in range(20)], epoch_matters=False)
     first, later = (data.batches(epoch, None, 4, 1, 1) for epoch in (1, 9))
     assert first == later
-    assert data.batches(1, None, 4, 1, 1) != make([ramp(3000 + 10 * row) for row in range(20)]).batches(1, None, 4, 1, 1)
+    assert data.batches(1, None, 4, 1, 1) != make([ramp(3000 + 10 * row) for row in range(20)]).batches(
+        1, None, 4, 1, 1
+    )
 
 
 # ---- clips that cannot be read
@@ -206,7 +220,9 @@ def test_limits_that_leave_nothing_are_a_plain_error_with_the_lengths_found(make
 
 
 def test_a_crop_shorter_than_one_patch_is_a_plain_error(make: Corpus) -> None:
-    with pytest.raises(PlainError, match=f"task.max_sample_size is {SHORTEST - 1} samples, but one patch needs {SHORTEST}"):
+    with pytest.raises(
+        PlainError, match=f"task.max_sample_size is {SHORTEST - 1} samples, but one patch needs {SHORTEST}"
+    ):
         make([ramp(4000)], max_sample_size=SHORTEST - 1)
 
 
@@ -289,6 +305,7 @@ def test_normalised_waveforms_have_mean_zero_and_variance_one(make: Corpus) -> N
 
 def test_the_original_resampler_gives_the_same_length_as_the_default(make: Corpus) -> None:
     lengths = [
-        len(make([ramp(5001)], rates=[8000], resampler=name)[ClipRef(0, 1, 0)].waveform) for name in ("soxr", "sinc_hann")
+        len(make([ramp(5001)], rates=[8000], resampler=name)[ClipRef(0, 1, 0)].waveform)
+        for name in ("soxr", "sinc_hann")
     ]
     assert lengths == [10002, 10002]

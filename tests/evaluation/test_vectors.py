@@ -16,7 +16,11 @@ from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 def encoder() -> AudioEncoder:
     torch.manual_seed(0)
     model = ModelSettings(
-        encoder_layers=2, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16, encoder_ffn_embed_dim=32,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_embed_dim=16,
+        decoder_embed_dim=16,
+        encoder_ffn_embed_dim=32,
         encoder_attention_heads=2,
     )
     return AudioEncoder(frontend_of(TaskSettings()), autoencoder_of(model, 128)).eval()

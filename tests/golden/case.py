@@ -13,8 +13,21 @@ from torch import Tensor
 
 # Parts of config.json that describe the case and are no results.
 DESCRIPTION = {
-    "system", "about", "reference_config", "fbank", "resampler", "layout", "tolerance", "mode", "compare", "solo_note",
-    "measured_fp32_vs_fp64", "mask_note", "reduced_metrics_single_worker_note", "files", "s3prl_note",
+    "system",
+    "about",
+    "reference_config",
+    "fbank",
+    "resampler",
+    "layout",
+    "tolerance",
+    "mode",
+    "compare",
+    "solo_note",
+    "measured_fp32_vs_fp64",
+    "mask_note",
+    "reduced_metrics_single_worker_note",
+    "files",
+    "s3prl_note",
 }
 MEASURED = {"max_abs_fp32_vs_fp64", "mean_abs_fp32_vs_fp64"}
 
@@ -62,7 +75,9 @@ class Case:
         atol = tolerance.get("atol", 2e-5) if absolute is None else absolute
         rtol = tolerance.get("rtol", 1e-4) if absolute is None else 0.0
         if not bool((difference <= atol + rtol * wanted.double().abs()).all()):
-            self.problems.append(f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}")
+            self.problems.append(
+                f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}"
+            )
 
     def scalar(self, name: str, found: object, *, within: float = 0.0) -> None:
         """Check one value of config.json; ``within`` is the allowed absolute difference of a number."""

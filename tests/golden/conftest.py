@@ -19,7 +19,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     tensors = sum(value for report in checked for name, value in report.user_properties if name == "golden_tensors")
     terminalreporter.section("golden cases")
-    terminalreporter.line(f"{len(checked)} cases checked, {tensors} tensors and values compared with the original programs")
+    terminalreporter.line(
+        f"{len(checked)} cases checked, {tensors} tensors and values compared with the original programs"
+    )
     for report in skipped:
         name = report.nodeid.split("[", 1)[-1].rstrip("]")
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""

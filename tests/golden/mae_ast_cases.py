@@ -1,4 +1,6 @@
-"""What each kind of MAE-AST case defines and how our code gives it. Kinds are told by their contents, not by their names."""
+"""What each kind of MAE-AST case defines and how our code gives it. Kinds are told by their contents, not by their
+names.
+"""
 
 from __future__ import annotations
 
@@ -163,10 +165,14 @@ def _compare_conv_positions(case: Case, name: str, network: MaskedAutoencoder, p
         case.compare(name, positions.conv(tokens))
 
 
-def _compare_stack(case: Case, name: str, inputs: Tensor, padding: Tensor | None, last: Tensor, hidden: list[Tensor]) -> None:
+def _compare_stack(
+    case: Case, name: str, inputs: Tensor, padding: Tensor | None, last: Tensor, hidden: list[Tensor]
+) -> None:
     valid = None if padding is None else ~padding
     case.compare(f"{name}_in", inputs, valid)
-    case.compare(f"{name}_padding_mask", inputs.new_zeros(inputs.shape[:2], dtype=torch.bool) if padding is None else padding)
+    case.compare(
+        f"{name}_padding_mask", inputs.new_zeros(inputs.shape[:2], dtype=torch.bool) if padding is None else padding
+    )
     case.compare(f"{name}_out", last, valid)
     for number, states in enumerate(hidden):
         case.compare(f"{name}_hidden.{number}", states, valid)
@@ -229,8 +235,11 @@ def _given_mask(case: Case, num_tokens: int) -> TokenMask:
     visible, hidden = case.input["retained_idx"], case.input["masked_idx"]
     # the order of visible tokens is the case's; hidden ones are predicted in ascending order
     return TokenMask(
-        visible, hidden.sort(dim=1).values, num_tokens,
-        (visible.shape[1],) * len(visible), (hidden.shape[1],) * len(hidden),
+        visible,
+        hidden.sort(dim=1).values,
+        num_tokens,
+        (visible.shape[1],) * len(visible),
+        (hidden.shape[1],) * len(hidden),
     )
 
 
@@ -263,9 +272,15 @@ def _check_pretraining(case: Case) -> None:
     network.zero_grad()
     loss.backward()
     _compare_gradients(case, network)
-    for name, buffer in (("running_mean", "running_mean"), ("running_var", "running_var"), ("num_batches_tracked",) * 2):
+    for name, buffer in (
+        ("running_mean", "running_mean"),
+        ("running_var", "running_var"),
+        ("num_batches_tracked",) * 2,
+    ):
         if f"bn_{name}_after" in case.expected:
-            case.compare(f"bn_{name}_after", getattr(network.norm, buffer).reshape(case.expected[f"bn_{name}_after"].shape))
+            case.compare(
+                f"bn_{name}_after", getattr(network.norm, buffer).reshape(case.expected[f"bn_{name}_after"].shape)
+            )
     case.scalar("n_tokens", clips.patches.shape[1])
     case.scalar("n_retained", mask.visible.shape[1])
     case.scalar("n_masked", mask.hidden.shape[1])

@@ -48,7 +48,11 @@ def published_shapes(decoder_dim: int, extras: bool) -> dict[str, tuple[int, ...
         shapes |= {"post_enc_proj.weight": (decoder_dim, DIM), "post_enc_proj.bias": (decoder_dim,)}
         for side, width in (("enc", DIM), ("dec", decoder_dim)):
             conv = f"{side}_conv_pos_embed.pos_conv.0"
-            shapes |= {f"{conv}.bias": (width,), f"{conv}.weight_g": (1, 1, 4), f"{conv}.weight_v": (width, width // 2, 4)}
+            shapes |= {
+                f"{conv}.bias": (width,),
+                f"{conv}.weight_g": (1, 1, 4),
+                f"{conv}.weight_v": (width, width // 2, 4),
+            }
     return shapes
 
 

@@ -88,7 +88,7 @@ def loss_of(predictions: Predictions) -> Tensor:
     return (errors + info_nce(predictions.classified, predictions.target, predictions.padding)).sum()
 
 
-# ------------------------------------------------------------------------------------- clips do not influence each other
+# --------------------------------------------------------------------------- clips do not influence each other
 
 
 @every_variant
@@ -161,7 +161,7 @@ def test_partial_patches_count_where_the_batch_has_room_for_them() -> None:
     assert net.cut(log_mel(1, 11)).num_tokens == (4,)
 
 
-# --------------------------------------------------------------------------------------------- what is hidden stays hidden
+# ----------------------------------------------------------------------------------- what is hidden stays hidden
 
 
 @every_variant
@@ -261,7 +261,9 @@ def test_a_silent_clip_gives_finite_numbers(variant: dict, training: bool) -> No
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("tokens", [FRAMES, PatchTokens(NUM_BINS, 1, NUM_BINS, 1, NUM_BINS)], ids=["2 frames", "1 frame"])
+@pytest.mark.parametrize(
+    "tokens", [FRAMES, PatchTokens(NUM_BINS, 1, NUM_BINS, 1, NUM_BINS)], ids=["2 frames", "1 frame"]
+)
 def test_a_clip_of_one_token_has_nothing_to_predict_and_no_loss(tokens: PatchTokens) -> None:
     net = network(tokens).train()
     clips = net.cut(log_mel(1, tokens.kernel_time))

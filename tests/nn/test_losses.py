@@ -69,7 +69,9 @@ def test_no_hidden_token_at_all_gives_an_empty_loss() -> None:
 
 def test_a_mask_of_no_padding_changes_nothing() -> None:
     predicted, target = pair(2, 5, 3)
-    torch.testing.assert_close(info_nce(predicted, target, torch.zeros(2, 5, dtype=torch.bool)), info_nce(predicted, target))
+    torch.testing.assert_close(
+        info_nce(predicted, target, torch.zeros(2, 5, dtype=torch.bool)), info_nce(predicted, target)
+    )
 
 
 def test_the_order_of_the_tokens_does_not_matter() -> None:

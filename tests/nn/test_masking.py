@@ -56,7 +56,9 @@ def runs(tokens: Sequence[int]) -> list[tuple[int, int]]:
     """First and last token of each run of neighbours."""
     found: list[tuple[int, int]] = []
     for token in tokens:
-        found = [*found[:-1], (found[-1][0], token)] if found and found[-1][1] == token - 1 else [*found, (token, token)]
+        found = (
+            [*found[:-1], (found[-1][0], token)] if found and found[-1][1] == token - 1 else [*found, (token, token)]
+        )
     return found
 
 
@@ -68,7 +70,10 @@ def runs(tokens: Sequence[int]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 0.75, 0.99])
 @pytest.mark.parametrize("surplus", [0, 5])
 def test_visible_and_hidden_tokens_are_the_clip(
-    masker, num_tokens: list[int], ratio: float, surplus: int  # type: ignore[no-untyped-def]
+    masker,
+    num_tokens: list[int],
+    ratio: float,
+    surplus: int,  # type: ignore[no-untyped-def]
 ) -> None:
     request = request_for(num_tokens, row_length=max(num_tokens) + surplus)
     mask = masker(request, MaskSettings(ratio=ratio, span_length=3))
@@ -94,7 +99,8 @@ def test_the_share_is_met_exactly(masker, num_tokens: list[int], ratio: float) -
 
 
 @pytest.mark.parametrize(
-    ("ratio", "num_tokens", "num_visible"), [(0.8, 500, 99), (0.9, 100, 9), (0.75, 496, 124), (0.75, 499, 124), (0.75, 1, 1)]
+    ("ratio", "num_tokens", "num_visible"),
+    [(0.8, 500, 99), (0.9, 100, 9), (0.75, 496, 124), (0.75, 499, 124), (0.75, 1, 1)],
 )
 def test_counts_truncate_in_float_arithmetic_as_the_original(ratio: float, num_tokens: int, num_visible: int) -> None:
     assert count_visible(num_tokens, ratio) == num_visible
@@ -161,7 +167,9 @@ def test_random_masks_hide_every_token_as_often_as_any_other(masker) -> None:  #
 # ---------------------------------------------------------------------------------------------------------------- spans
 
 
-@pytest.mark.parametrize(("num_tokens", "length", "ratio"), [(97, 10, 0.5), (499, 7, 0.3), (31, 4, 0.75), (11, 10, 0.6)])
+@pytest.mark.parametrize(
+    ("num_tokens", "length", "ratio"), [(97, 10, 0.5), (499, 7, 0.3), (31, 4, 0.75), (11, 10, 0.6)]
+)
 def test_hidden_spans_are_whole_but_for_the_last_one_and_those_at_the_ends(
     num_tokens: int, length: int, ratio: float
 ) -> None:
@@ -186,9 +194,7 @@ def test_spans_longer_than_the_clip_still_leave_a_visible_token() -> None:
 @pytest.mark.parametrize("law", SPAN_LAWS)
 @pytest.mark.parametrize(("length", "space"), [(3, 2), (5, 4), (10, 1)])
 def test_spans_without_overlap_keep_their_space(law: str, length: int, space: int) -> None:
-    settings = MaskSettings(
-        ratio=0.4, span_length=length, span_law=law, span_other=1, no_overlap=True, min_space=space
-    )
+    settings = MaskSettings(ratio=0.4, span_length=length, span_law=law, span_other=1, no_overlap=True, min_space=space)
     for seed in range(20):
         mask = retain_spans(request_for([211], [combine(2, seed)]), settings)
         shown = runs(own(mask.visible[0], mask))

@@ -102,7 +102,11 @@ def test_recomputation_gives_the_same_output_and_gradients(pre_norm: bool, dropo
     results = []
     for recompute in (False, True):
         ours = stack(
-            pre_norm=pre_norm, dropout=dropout, attention_dropout=dropout, activation_dropout=dropout, recompute=recompute
+            pre_norm=pre_norm,
+            dropout=dropout,
+            attention_dropout=dropout,
+            activation_dropout=dropout,
+            recompute=recompute,
         ).train()
         torch.manual_seed(5)
         output = ours(x, padding).last

@@ -1,9 +1,9 @@
 """Runs fairseq-hydra-train many times, paying for its imports once.
 
-Imports what that command imports before it looks at its arguments (the plugin not among it), then forks a process for each
-request on standard input: it becomes the command, with arguments, folder, environment and output of its own, and ends as the
-command ends. A request is one line of JSON, so is its answer: ``{"argv", "cwd", "env", "output"}`` gives a process id,
-``{"wait", "seconds"}`` its exit status (negative: the signal that ended it).
+Imports what that command imports before it looks at its arguments (the plugin not among it), then forks a process for
+each request on standard input: it becomes the command, with arguments, folder, environment and output of its own, and
+ends as the command ends. A request is one line of JSON, so is its answer: ``{"argv", "cwd", "env", "output"}`` gives a
+process id, ``{"wait", "seconds"}`` its exit status (negative: the signal that ended it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ import time
 from typing import Any
 
 HEAVY = (
-    "torch", "torch._dynamo", "numpy", "soundfile", "av", "soxr", "tensorboardX", "matplotlib.figure", "fairseq.trainer",
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "soundfile",
+    "av",
+    "soxr",
+    "tensorboardX",
+    "matplotlib.figure",
+    "fairseq.trainer",
     "fairseq_cli.hydra_train",
 )
 

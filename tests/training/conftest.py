@@ -177,7 +177,11 @@ class Command:
         return int(json.loads(self.server.stdout.readline()))
 
     def start(
-        self, *arguments: str, folder: Path | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None,
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
         bare: bool = False,
     ) -> Run:
         """Start a run in the run directory ``folder``; ``bare`` gives the arguments alone."""
@@ -236,7 +240,10 @@ def command_server() -> Iterator[subprocess.Popen[str]]:
     launchers = ("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-W", "ignore", str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         # threads that wait for each other on a busy machine are slower than one
         env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
@@ -254,9 +261,7 @@ def run(command_server: subprocess.Popen[str], corpus: Corpus, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def _finished(
-    command_server: subprocess.Popen[str], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def _finished(command_server: subprocess.Popen[str], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Command(command_server, corpus, tmp_path_factory.mktemp("finished"))()
 
 

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from .conftest import Command, Corpus, Run
 
 FRAMES = (
-    "model.ast_kernel_size_chan=128", "model.ast_kernel_size_time=2", "model.ast_kernel_stride_chan=128",
+    "model.ast_kernel_size_chan=128",
+    "model.ast_kernel_size_time=2",
+    "model.ast_kernel_stride_chan=128",
     "model.ast_kernel_stride_time=2",
 )
 PATCHES = (
-    "model.ast_kernel_size_chan=16", "model.ast_kernel_size_time=16", "model.ast_kernel_stride_chan=16",
+    "model.ast_kernel_size_chan=16",
+    "model.ast_kernel_size_time=16",
+    "model.ast_kernel_stride_chan=16",
     "model.ast_kernel_stride_time=16",
 )
 README_COMMANDS = {
@@ -34,13 +38,24 @@ README_COMMANDS = {
     "frame and spans": ("model.random_mask_prob=1.45", "task.mask_type=retain_spans", *FRAMES),
 }
 README_REST = (
-    "criterion.classification_weight=1", "criterion.reconstruction_weight=10", "distributed_training.distributed_world_size=1",
-    "distributed_training.nprocs_per_node=1", "common.log_interval=200", "checkpoint.save_interval_updates=25000",
+    "criterion.classification_weight=1",
+    "criterion.reconstruction_weight=10",
+    "distributed_training.distributed_world_size=1",
+    "distributed_training.nprocs_per_node=1",
+    "common.log_interval=200",
+    "checkpoint.save_interval_updates=25000",
 )
 README_SIZES = (
-    "task.min_sample_size=null", "model.encoder_layers=2", "model.decoder_layers=2", "model.encoder_embed_dim=32",
-    "model.decoder_embed_dim=32", "model.encoder_ffn_embed_dim=64", "model.encoder_attention_heads=4",
-    "optimization.max_update=3", "dataset.max_tokens=100000", "optimization.lr=[0.0001]",
+    "task.min_sample_size=null",
+    "model.encoder_layers=2",
+    "model.decoder_layers=2",
+    "model.encoder_embed_dim=32",
+    "model.decoder_embed_dim=32",
+    "model.encoder_ffn_embed_dim=64",
+    "model.encoder_attention_heads=4",
+    "optimization.max_update=3",
+    "dataset.max_tokens=100000",
+    "optimization.lr=[0.0001]",
 )
 
 
@@ -60,10 +75,20 @@ def test_commands_of_the_original_readme_run_as_printed(
     name: str, run: Command, corpus: Corpus, repository: Path, tmp_path: Path
 ) -> None:
     done = run(
-        "--config-dir", str(repository / "config"), "--config-name", "mae_ast",
-        f"common.user_dir={repository / 'mae_ast_plugin'}", f"task.data={corpus.data}", "model._name=mae_ast",
-        "criterion._name=mae_ast", *README_COMMANDS[name], *README_REST, *README_SIZES, f"hydra.run.dir={tmp_path / 'run'}",
-        bare=True, folder=tmp_path / "run",
+        "--config-dir",
+        str(repository / "config"),
+        "--config-name",
+        "mae_ast",
+        f"common.user_dir={repository / 'mae_ast_plugin'}",
+        f"task.data={corpus.data}",
+        "model._name=mae_ast",
+        "criterion._name=mae_ast",
+        *README_COMMANDS[name],
+        *README_REST,
+        *README_SIZES,
+        f"hydra.run.dir={tmp_path / 'run'}",
+        bare=True,
+        folder=tmp_path / "run",
     )
     assert has_trained(done)
     stored = done.checkpoint()["cfg"]
@@ -79,7 +104,9 @@ def test_every_recipe_trains(recipe: str, run: Command) -> None:
     assert all(float(values["loss"]) > 0 for values in done.logged())
 
 
-def test_the_installed_command_runs_from_any_folder_with_relative_paths(run: Command, corpus: Corpus, tmp_path: Path) -> None:
+def test_the_installed_command_runs_from_any_folder_with_relative_paths(
+    run: Command, corpus: Corpus, tmp_path: Path
+) -> None:
     data = os.path.relpath(corpus.data, tmp_path)
     arguments = run.arguments(f"task.data={data}", folder=Path("relative") / "run")
     command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), *arguments]
@@ -88,10 +115,14 @@ def test_the_installed_command_runs_from_any_folder_with_relative_paths(run: Com
     assert (tmp_path / "relative" / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
 
 
-def test_the_documented_command_runs_from_the_root_of_the_repository(run: Command, corpus: Corpus, repository: Path) -> None:
+def test_the_documented_command_runs_from_the_root_of_the_repository(
+    run: Command, corpus: Corpus, repository: Path
+) -> None:
     before = set(os.listdir(repository))
     done = run(
-        "common.user_dir=mae_ast_plugin", f"task.data={os.path.relpath(corpus.data, repository)}", "model.dropout=0.3",
+        "common.user_dir=mae_ast_plugin",
+        f"task.data={os.path.relpath(corpus.data, repository)}",
+        "model.dropout=0.3",
         cwd=repository,
     )
     assert has_trained(done)
@@ -107,12 +138,19 @@ def test_everything_a_run_writes_lies_under_its_own_directory(run: Command, tmp_
     written = files_below(elsewhere)
     assert all(name.startswith("some/run/") for name in written)
     for name in (
-        "checkpoints/checkpoint_last.pt", "checkpoints/checkpoint_best.pt", "checkpoints/checkpoint_1_2.pt", "hydra_train.log",
-        "resolved_config.yaml", "pictures/update_0000002.png",
+        "checkpoints/checkpoint_last.pt",
+        "checkpoints/checkpoint_best.pt",
+        "checkpoints/checkpoint_1_2.pt",
+        "hydra_train.log",
+        "resolved_config.yaml",
+        "pictures/update_0000002.png",
     ):
         assert f"some/run/{name}" in written
     assert {path.parent.name for path in done.folder.glob("tensorboard/*/events.*")} == {
-        "train", "train_inner", "valid", "pictures",
+        "train",
+        "train_inner",
+        "valid",
+        "pictures",
     }
     assert "Saved checkpoint" in (done.folder / "hydra_train.log").read_text()
     assert "mask_type: chunk_mask" in (done.folder / "resolved_config.yaml").read_text()
@@ -136,8 +174,12 @@ def test_a_finished_run_goes_on_when_more_updates_are_asked_for(run: Command, fi
 
 def test_the_runs_of_a_sweep_keep_their_files_apart(run: Command, tmp_path: Path) -> None:
     done = run(
-        "--multirun", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.run.dir=DEFAULT", "model.dropout=0.1,0.2",
-        "checkpoint.save_dir=${hydra:runtime.output_dir}/deep/below", "optimization.max_update=1",
+        "--multirun",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        "hydra.run.dir=DEFAULT",
+        "model.dropout=0.1,0.2",
+        "checkpoint.save_dir=${hydra:runtime.output_dir}/deep/below",
+        "optimization.max_update=1",
     )
     for number in ("0", "1"):
         folder = tmp_path / "sweep" / number
@@ -163,7 +205,10 @@ def test_the_runs_of_a_sweep_keep_their_files_apart(run: Command, tmp_path: Path
             ),
         ),
         ("task.data=DEFAULT", ("task.data is missing", "train.tsv")),
-        ("dataset.max_tokens=5000", ("dataset.max_tokens is 5000 samples, less than the longest clip", "task.max_sample_size")),
+        (
+            "dataset.max_tokens=5000",
+            ("dataset.max_tokens is 5000 samples, less than the longest clip", "task.max_sample_size"),
+        ),
         ("dataset.valid_subset=test", ("test.tsv",)),
         ("dataset.max_tokens=null", ("neither dataset.max_tokens (samples) nor dataset.batch_size (clips) is set",)),
     ],
@@ -215,14 +260,23 @@ def complaint(finished: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str,
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({"task.mask_type": "chunky"}, ("task.mask_type is 'chunky'; it must be one of ", "retain_spans",)),
+        (
+            {"task.mask_type": "chunky"},
+            (
+                "task.mask_type is 'chunky'; it must be one of ",
+                "retain_spans",
+            ),
+        ),
         ({"model.random_mask_prob": -0.1}, ("model.random_mask_prob is -0.1",)),
         ({"model.random_mask_prob": 1.0}, ("model.random_mask_prob is 1.0", "below 1")),
         ({"model.ast_kernel_size_chan": 129}, ("model.ast_kernel_size_chan is 129, but there are only 128 mel bins",)),
         ({"model.ast_kernel_stride_time": 17}, ("model.ast_kernel_stride_time is 17, larger than the patch",)),
         ({"model.encoder_layerdrop": 1.5}, ("model.encoder_layerdrop is 1.5; it must be between 0 and 1",)),
         ({"model.precision": "half"}, ("model.precision is 'half'", "bfloat16")),
-        ({"model.encoder_layers": 3}, ("holds a run with model.encoder_layers=2, but model.encoder_layers=3 is asked for",)),
+        (
+            {"model.encoder_layers": 3},
+            ("holds a run with model.encoder_layers=2, but model.encoder_layers=3 is asked for",),
+        ),
         ({"common.fp16": True}, ("common.fp16=true", "model.precision=bfloat16")),
         ({"common.bf16": True}, ("common.bf16=true", "model.precision=bfloat16")),
         ({"task.data": "no/such/folder"}, ("task.data is 'no/such/folder', which is no folder", "manifests scan")),

@@ -31,7 +31,18 @@ def told(run_of_module: Command) -> Run:
 
 @pytest.mark.parametrize(
     "name",
-    ["loss", "loss_recon", "loss_info_nce", "mse", "nce_nats", "lr", "gnorm", "clips_per_second", "audio_hours", "unreadable"],
+    [
+        "loss",
+        "loss_recon",
+        "loss_info_nce",
+        "mse",
+        "nce_nats",
+        "lr",
+        "gnorm",
+        "clips_per_second",
+        "audio_hours",
+        "unreadable",
+    ],
 )
 def test_tensorboard_has_every_measure_at_every_update(name: str, told: Run) -> None:
     values = told.scalars(name)
@@ -100,7 +111,9 @@ def test_a_checkpoint_is_plain_data(told: Run) -> None:
 # ---- unusual audio
 
 
-def test_an_unreadable_clip_is_told_with_path_and_reason_and_counted(run: Command, make_corpus: Callable[[], Corpus]) -> None:
+def test_an_unreadable_clip_is_told_with_path_and_reason_and_counted(
+    run: Command, make_corpus: Callable[[], Corpus]
+) -> None:
     spoilt = make_corpus()
     clip = spoilt.folder / "audio" / "train" / "clip 03.wav"
     clip.write_text("an error page\n" * 10)
@@ -115,17 +128,23 @@ def test_an_unreadable_clip_is_told_with_path_and_reason_and_counted(run: Comman
     assert sum(done.scalars("unreadable").values()) in (epochs - 1, epochs)
 
 
-def test_too_many_unreadable_clips_end_the_run_in_a_plain_sentence(run: Command, make_corpus: Callable[[], Corpus]) -> None:
+def test_too_many_unreadable_clips_end_the_run_in_a_plain_sentence(
+    run: Command, make_corpus: Callable[[], Corpus]
+) -> None:
     spoilt = make_corpus()
     for number in (0, 5, 11, 14):
         next((spoilt.folder / "audio" / "train").glob(f"clip {number:02d}.*")).write_bytes(b"")
     ended = run(f"task.data={spoilt.data}", "optimization.max_update=50", status=1)
-    assert "4 of the 19 clips read so far from train are unreadable, more than task.max_unreadable=0.1" in ended.sentence
+    assert (
+        "4 of the 19 clips read so far from train are unreadable, more than task.max_unreadable=0.1" in ended.sentence
+    )
     assert "is empty (0 bytes)" in ended.sentence
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_folder_that_moved_is_one_plain_sentence(run: Command, make_corpus: Callable[[], Corpus], workers: int) -> None:
+def test_a_folder_that_moved_is_one_plain_sentence(
+    run: Command, make_corpus: Callable[[], Corpus], workers: int
+) -> None:
     moved = make_corpus()
     for clip in (moved.folder / "audio" / "train").iterdir():
         clip.unlink()
@@ -144,9 +163,14 @@ def test_silence_alone_trains_with_a_finite_loss(run: Command, make_corpus: Call
     assert all(bool(weights.isfinite().all()) for weights in done.weights().values())
 
 
-def test_bfloat16_trains_on_a_processor_with_float32_weights_and_resumes_bit_for_bit(run: Command, finished: Run) -> None:
+def test_bfloat16_trains_on_a_processor_with_float32_weights_and_resumes_bit_for_bit(
+    run: Command, finished: Run
+) -> None:
     arguments = (
-        "model.precision=bfloat16", "optimization.lr=[0.001]", "lr_scheduler.total_num_update=100", "optimization.max_update=5",
+        "model.precision=bfloat16",
+        "optimization.lr=[0.001]",
+        "lr_scheduler.total_num_update=100",
+        "optimization.max_update=5",
     )
     whole = run(*arguments)
     folder = run(*arguments, "optimization.max_update=2").folder

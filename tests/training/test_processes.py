@@ -25,9 +25,17 @@ PER_PROCESS = 3  # of 19 clips: a global batch of 6, so that the last one has a 
 EPOCHS, UPDATES_PER_EPOCH = 2, 4
 UPDATES = EPOCHS * UPDATES_PER_EPOCH
 SETTINGS = (
-    "dataset.max_tokens=null", f"optimization.max_update={UPDATES}", f"lr_scheduler.total_num_update={UPDATES + 2}",
-    "model.dropout=0", "model.attention_dropout=0", "model.dropout_input=0", "model.encoder_layerdrop=0",
-    "optimization.lr=[0.001]", "optimization.clip_norm=0", "checkpoint.save_interval_updates=3", "checkpoint.save_interval=100",
+    "dataset.max_tokens=null",
+    f"optimization.max_update={UPDATES}",
+    f"lr_scheduler.total_num_update={UPDATES + 2}",
+    "model.dropout=0",
+    "model.attention_dropout=0",
+    "model.dropout_input=0",
+    "model.encoder_layerdrop=0",
+    "optimization.lr=[0.001]",
+    "optimization.clip_norm=0",
+    "checkpoint.save_interval_updates=3",
+    "checkpoint.save_interval=100",
     "checkpoint.keep_interval_updates=2",
     "optimizer.adam_eps=0.001",  # a step stays proportional to a gradient that is nothing but rounding
 )
@@ -38,7 +46,15 @@ def torchrun(run: Command, folder: Path, *arguments: str) -> Run:
     """Start two processes as a user does."""
     program = str(Path(sys.executable).with_name("fairseq-hydra-train"))
     command = [
-        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program,
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        program,
         *run.arguments(*arguments, folder=folder),
     ]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -53,7 +69,13 @@ def pair(run: Command, folder: Path, *arguments: str) -> Run:
         port = free.getsockname()[1]
     runs = []
     for rank in range(2):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         runs.append(run.start(*arguments, folder=folder, env={name: str(value) for name, value in environment.items()}))
     found = [run.wait(each) for each in runs]
     assert found == [0, 0], "".join(each.output[-4000:] for each in runs)
@@ -108,7 +130,9 @@ def test_every_clip_is_seen_once_an_epoch_by_one_process_or_two(one: Run, two: R
         assert sum(run.scalars("bsz").values()) == corpus.num_train * EPOCHS
 
 
-def test_two_processes_that_stopped_within_an_epoch_go_on_as_if_they_had_not(run: Command, two: Run, tmp_path: Path) -> None:
+def test_two_processes_that_stopped_within_an_epoch_go_on_as_if_they_had_not(
+    run: Command, two: Run, tmp_path: Path
+) -> None:
     arguments = (*SETTINGS, f"dataset.batch_size={PER_PROCESS}")
     pair(run, tmp_path / "run", *arguments, "optimization.max_update=6")
     refused = run(*arguments, folder=tmp_path / "run", status=1)
@@ -153,7 +177,10 @@ def test_processes_batches_and_updates_all_draw_different_numbers(monkeypatch: p
     recorder = Recorder(monkeypatch)
     with torch.random.fork_rng():
         drawn = [
-            tuple(values) for rank in range(3) for number in (7, 8) for values in recorder.update(rank, number, batches=2)
+            tuple(values)
+            for rank in range(3)
+            for number in (7, 8)
+            for values in recorder.update(rank, number, batches=2)
         ]
         assert len(set(drawn)) == 3 * 2 * 2
         assert recorder.update(2, 7, batches=2) == recorder.update(2, 7, batches=2)
@@ -183,8 +210,14 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Any:
         common=SimpleNamespace(cpu=True),
         checkpoint=SimpleNamespace(load_checkpoint_on_all_dp_ranks=False),
         distributed_training=SimpleNamespace(
-            distributed_world_size=1, distributed_rank=0, device_id=0, distributed_no_spawn=False, distributed_init_method=None,
-            distributed_port=-1, distributed_backend="nccl", ddp_backend="pytorch_ddp",
+            distributed_world_size=1,
+            distributed_rank=0,
+            device_id=0,
+            distributed_no_spawn=False,
+            distributed_init_method=None,
+            distributed_port=-1,
+            distributed_backend="nccl",
+            ddp_backend="pytorch_ddp",
         ),
     )
 
@@ -194,7 +227,9 @@ def slurm(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
-def test_slurm_gives_rank_device_size_and_the_first_node(config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_slurm_gives_rank_device_size_and_the_first_node(
+    config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     program = tmp_path / "scontrol"
     program.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[03-04]" ] && printf "node03\\nnode04\\n"\n')
     program.chmod(0o755)

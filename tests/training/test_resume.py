@@ -11,16 +11,24 @@ import pytest
 import torch
 from fairseq.file_io import PathManager
 
-from mae_ast_plugin.launch.preflight import make_copies_atomic
+from mae_ast_plugin.launch.repairs import make_copies_atomic
 
 if TYPE_CHECKING:
     from .conftest import Command, Run
 
 UPDATES = 33
 RANDOM = (  # everything that draws numbers, read by other processes; epochs of five updates, checkpoints within them
-    "dataset.num_workers=2", "dataset.max_tokens=null", "dataset.batch_size=4", "model.dropout=0.1",
-    "model.encoder_layerdrop=0.3", "model.attention_dropout=0.1", "optimization.lr=[0.001]", "task.max_sample_size=9000",
-    "checkpoint.save_interval_updates=4", "checkpoint.save_interval=100", f"optimization.max_update={UPDATES}",
+    "dataset.num_workers=2",
+    "dataset.max_tokens=null",
+    "dataset.batch_size=4",
+    "model.dropout=0.1",
+    "model.encoder_layerdrop=0.3",
+    "model.attention_dropout=0.1",
+    "optimization.lr=[0.001]",
+    "task.max_sample_size=9000",
+    "checkpoint.save_interval_updates=4",
+    "checkpoint.save_interval=100",
+    f"optimization.max_update={UPDATES}",
 )
 
 
@@ -38,7 +46,9 @@ def assert_same_end(run: Run, uninterrupted: Run) -> None:
         assert torch.equal(weights, found["model"][name]), name
     for number, state in expected["last_optimizer_state"]["state"].items():
         for name, value in state.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(found["last_optimizer_state"]["state"][number][name]))
+            assert torch.equal(
+                torch.as_tensor(value), torch.as_tensor(found["last_optimizer_state"]["state"][number][name])
+            )
 
 
 def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_one(
@@ -58,9 +68,7 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
     assert_same_end(resumed, uninterrupted)
 
 
-def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(
-    run: Command, tmp_path: Path
-) -> None:
+def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(run: Command, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = run(*RANDOM, "optimization.max_update=9", "checkpoint.keep_interval_updates=2", folder=folder)
     last, newest = first.checkpoints / "checkpoint_last.pt", first.checkpoints / "checkpoint_2_8.pt"
@@ -83,7 +91,9 @@ def test_only_damaged_checkpoints_are_a_plain_error_and_stay_as_they_are(run: Co
     assert all(path.stat().st_size == 1000 for path in paths)
 
 
-def test_a_run_killed_before_its_last_checkpoint_was_copied_goes_on_from_the_one_it_has(run: Command, finished: Run) -> None:
+def test_a_run_killed_before_its_last_checkpoint_was_copied_goes_on_from_the_one_it_has(
+    run: Command, finished: Run
+) -> None:
     for path in finished.checkpoints.glob("*.pt"):
         if path.name != "checkpoint_1_2.pt":
             path.unlink()

@@ -1,0 +1,118 @@
+"""What a run folder already holds, and how a run that has begun goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_ast_plugin.checkpoint import CheckpointError, read_container
+from mae_ast_plugin.errors import PlainError
+
+logger = logging.getLogger(__name__)
+
+RESTORE_DEFAULT = "checkpoint_last.pt"
+
+
+class Finished(Exception):
+    """The run that was asked for is already complete."""
+
+
+def check_checkpoints(cfg: Any) -> None:
+    """Refuse checkpoints that are named but missing, and let a run that has begun go on from where it was."""
+    settings = cfg.checkpoint
+    for name in ("finetune_from_model", "continue_once"):
+        path = settings.get(name)
+        if path and not os.path.isfile(path):
+            raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
+    given = settings.restore_file != RESTORE_DEFAULT
+    if given:
+        if not os.path.isfile(settings.restore_file):
+            raise PlainError(f"checkpoint.restore_file is {settings.restore_file}: there is no such file")
+        read_container(settings.restore_file, mmap=True)
+    last = Path(settings.save_dir) / RESTORE_DEFAULT
+    stored = sorted(
+        last.parent.glob("checkpoint*.pt"), key=lambda path: (path == last, path.stat().st_mtime), reverse=True
+    )
+    if not stored:
+        return
+    if given:
+        _prefer_own_checkpoint(settings)
+    _check_continuation(cfg, _newest_readable(cfg, last, stored))
+
+
+def _prefer_own_checkpoint(settings: Any) -> None:
+    """A run that was started from a foreign checkpoint and interrupted goes on from its own, with its own optimiser."""
+    logger.info(
+        f"{settings.save_dir} has checkpoints of this run: going on from them, not from {settings.restore_file}"
+    )
+    settings.restore_file = RESTORE_DEFAULT
+    for name in ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"):
+        settings[name] = False
+
+
+def _newest_readable(cfg: Any, last: Path, stored: list[Path]) -> dict[str, Any]:
+    """Read the last checkpoint, or point the run to the first of ``stored`` that can be read.
+
+    There is none under the name of the last where a run was killed while it made its first.
+    """
+    for path in stored:
+        try:
+            content = read_container(path, mmap=True)
+        except CheckpointError as error:
+            logger.warning(f"passed over: {error}")
+            continue
+        if path != last:
+            cfg.checkpoint.restore_file = str(path)
+            logger.warning(f"going on from {path} instead")
+        return content
+    raise PlainError(f"{last.parent}: none of its checkpoints can be read; move the folder away to start again")
+
+
+def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
+    """Compare a stored run with the one asked for: finished, of another shape, or of another number of processes."""
+    history = content.get("optimizer_history") or [{}]
+    updates = int(history[-1].get("num_updates", 0))
+    stored = content.get("cfg") or {}
+    save_dir = cfg.checkpoint.save_dir
+    _check_same_network(stored.get("model") or {}, cfg.model, save_dir)
+    limit = cfg.optimization.max_update
+    if limit and updates >= limit:
+        raise Finished(
+            f"{save_dir} holds a finished run of {updates} updates; raise optimization.max_update to go on, "
+            "or choose another hydra.run.dir"
+        )
+    processes = (stored.get("distributed_training") or {}).get("distributed_world_size", 1)
+    wanted = cfg.distributed_training.distributed_world_size
+    middle = ((content.get("extra_state") or {}).get("train_iterator") or {}).get("iterations_in_epoch", 0) > 0
+    if processes != wanted and middle and not cfg.checkpoint.reset_dataloader:
+        raise PlainError(
+            f"{save_dir} was written by {processes} processes in the middle of an epoch and there are {wanted} now; "
+            "start as many as before, or set checkpoint.reset_dataloader=true to begin that epoch again"
+        )
+
+
+def _check_same_network(stored: Mapping[str, Any], wanted: Mapping[str, Any], save_dir: str) -> None:
+    shapes = (
+        "ast_kernel_size_chan",
+        "ast_kernel_size_time",
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "decoder_embed_dim",
+        "decoder_layers",
+        "use_post_enc_proj",
+        "layer_norm_first",
+        "enc_conv_pos",
+        "dec_conv_pos",
+    )
+    for name in shapes:
+        if name in stored and stored[name] != wanted[name]:
+            raise PlainError(
+                f"{save_dir} holds a run with model.{name}={stored[name]}, but model.{name}={wanted[name]} is asked "
+                f"for; "
+                "choose another hydra.run.dir, or move the old run away"
+            )
