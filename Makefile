@@ -13,11 +13,12 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+test: export OMP_NUM_THREADS = 1
 test: setup lint  ## lint and the whole suite
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: setup  ## and the tests marked slow
-	@$(BIN)/python -m pytest -n 2 --all
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --all
 
 bench-setup: setup  ## the programs the speed benchmarks compare with
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps s3prl==0.4.18 torchaudio
