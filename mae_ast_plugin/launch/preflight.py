@@ -65,12 +65,10 @@ def _check_settings(cfg: Any) -> None:
 
 
 def _check_precision(cfg: Any) -> None:
-    chosen = [name for name in ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16") if cfg.common[name]]
-    if chosen:
-        raise PlainError(
-            f"common.{chosen[0]}=true would round waveforms and drop the float32 weights from checkpoints; "
-            "use model.precision=bfloat16 instead"
-        )
+    for name in ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
+        if cfg.common[name]:
+            loses = "have no effect here" if name == "amp" else "round waveforms and lose the float32 weights of checkpoints"
+            raise PlainError(f"common.{name}=true would {loses}; use model.precision=bfloat16 instead")
 
 
 def _check_batches(cfg: Any) -> None:

@@ -127,16 +127,16 @@ def _by_share(rank: Tensor, request: MaskRequest, ratio: float, tie_break: Tenso
     return mask_of(_hide_lowest(unique, num_hidden, request), num_hidden, request)
 
 
-def _shared(request: MaskRequest) -> tuple[MaskRequest, Tensor]:
+def _shared(request: MaskRequest) -> tuple[MaskRequest, list[int]]:
     """A request of one clip for each number of tokens in the batch, and the row of it that each clip takes."""
     lengths = sorted(set(request.num_tokens))
-    device = request.clip_seeds.device
-    rows = torch.tensor([lengths.index(n) for n in request.num_tokens], device=device)
-    return replace(request, clip_seeds=request.shared_seeds[: len(lengths)], num_tokens=lengths), rows
+    places = [lengths.index(n) for n in request.num_tokens]
+    return replace(request, clip_seeds=request.shared_seeds[: len(lengths)], num_tokens=lengths), places
 
 
-def _share_out(mask: TokenMask, rows: Tensor, request: MaskRequest) -> TokenMask:
-    places = rows.tolist() if len(mask.num_visible) > 1 else [0] * len(request.num_tokens)
+def _share_out(mask: TokenMask, places: list[int]) -> TokenMask:
+    """Give each clip the row of the shared ``mask`` that is its own."""
+    rows = torch.tensor(places, device=mask.visible.device)
     return TokenMask(
         mask.visible[rows],
         mask.hidden[rows],
@@ -153,8 +153,8 @@ def random_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
 
 def random_mask_batched(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide a random share, the same tokens in every clip of a length."""
-    one, rows = _shared(request)
-    return _share_out(random_mask(one, settings), rows, request)
+    one, places = _shared(request)
+    return _share_out(random_mask(one, settings), places)
 
 
 def _first_cover(covered: Tensor, row_length: int) -> Tensor:
@@ -182,7 +182,7 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     indices are let go; a chunk runs along frequency by index and so may wrap into the next time step (facts: MAE-AST
     7).
     """
-    one, clip_rows = _shared(request)
+    one, places = _shared(request)
     device, rows = request.clip_seeds.device, request.row_length
     size = 3 + combine(request.batch_seed, 1) % 3
     side = torch.arange(size, device=device)
@@ -197,7 +197,7 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     num_hidden = torch.tensor([n - count_visible(n, settings.ratio) for n in one.num_tokens], device=device)
     padded = ranks.masked_fill(~one.valid, torch.iinfo(ranks.dtype).max)
     last = padded.sort(dim=1).values.gather(1, num_hidden.clamp(max=rows - 1)[:, None])
-    return _share_out(_by_share((ranks > last).long(), one, settings.ratio), clip_rows, request)
+    return _share_out(_by_share((ranks > last).long(), one, settings.ratio), places)
 
 
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
