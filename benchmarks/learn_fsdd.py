@@ -9,8 +9,10 @@ side; several seeds. ``--score FOLDER`` scores other recordings of the same form
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,7 @@ from mae_ast_plugin.evaluation.vectors import POOLINGS, baseline_vectors, clip_v
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What differs from the demo: more updates of more, and shorter, clips; on one thread, so that CPU minutes are minutes.
 SETTINGS = (
-    "optimization.max_update=6500",
+    "optimization.max_update=5000",
     "dataset.batch_size=64",
     "dataset.validate_interval_updates=2000",
     "checkpoint.save_interval_updates=2000",
@@ -54,54 +56,42 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def make_manifests(data: Path, out: Path) -> Path:
+    """Scan ``data`` once; no labels are used, so nothing is held back: the validation clips are trained on as well."""
+    folder = out / "manifests"
+    if not folder.is_dir():
+        fresh = out / f"manifests.{os.getpid()}"
+        scan = f"-m manifests scan {shlex.quote(str(data))} --out {shlex.quote(str(fresh))} --valid 0.02 --test 0"
+        subprocess.run([sys.executable, *shlex.split(scan)], check=True, capture_output=True)
+        for ending in ("tsv", "rates"):
+            held = (fresh / f"valid.{ending}").read_text().splitlines()
+            with (fresh / f"train.{ending}").open("a") as train:
+                train.writelines(f"{line}\n" for line in held[1 if ending == "tsv" else 0 :])
+        fresh.rename(folder)
+    return folder
+
+
 def pretrain(data: Path, out: Path, seed: int, overrides: Sequence[str]) -> tuple[Path, float, float]:
     """Pretrain with one seed; returns the checkpoint, and CPU and wall-clock minutes of the training command."""
-    manifests, run = out / "manifests", out / f"seed{seed}"
-    if not manifests.is_dir():
-        scan = [
-            sys.executable,
-            "-m",
-            "manifests",
-            "scan",
-            str(data),
-            "--out",
-            str(manifests),
-            "--valid",
-            "0.02",
-            "--test",
-            "0",
-        ]
-        subprocess.run(scan, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # no labels are used, so nothing is held back: the validation clips are trained on as well
-        _join(manifests)
-    command = [
-        str(Path(sys.executable).parent / "fairseq-hydra-train"),
-        "--config-name",
-        "mae_ast_tiny",
-        "common.user_dir=mae_ast_plugin",
-        f"task.data={manifests}",
-        f"hydra.run.dir={run}",
-        f"common.seed={seed}",
-        *SETTINGS,
-        *overrides,
-    ]
+    run = out / f"seed{seed}"
     run.mkdir(parents=True, exist_ok=True)
-    before, begin = cpu_seconds(), time.monotonic()
+    own = [f"task.data={make_manifests(data, out)}", f"hydra.run.dir={run}", f"common.seed={seed}"]
+    engine = str(Path(sys.executable).parent / "fairseq-hydra-train")
+    recipe = ["--config-name", "mae_ast_tiny", "common.user_dir=mae_ast_plugin"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    before, begin = cpu_seconds(), time.monotonic()
     with (run / "console.log").open("w") as log:
         done = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, check=False, cwd=REPOSITORY, env=environment
+            [engine, *recipe, *own, *SETTINGS, *overrides],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+            cwd=REPOSITORY,
+            env=environment,
         )
-        if done.returncode:
-            raise SystemExit(f"training failed, see {run / 'console.log'}")
+    if done.returncode:
+        raise SystemExit(f"training failed, see {run / 'console.log'}")
     return run / "checkpoints" / "checkpoint_last.pt", (cpu_seconds() - before) / 60, (time.monotonic() - begin) / 60
-
-
-def _join(manifests: Path) -> None:
-    for ending in ("tsv", "rates"):
-        held = (manifests / f"valid.{ending}").read_text().splitlines()
-        with (manifests / f"train.{ending}").open("a") as train:
-            train.writelines(f"{line}\n" for line in held[1 if ending == "tsv" else 0 :])
 
 
 def waveforms_of(files: Sequence[Path], rate: int) -> list[torch.Tensor]:
@@ -135,9 +125,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="further settings of the training")
     options = parser.parse_args()
     data = options.data.resolve()
+    # another folder of recordings is another experiment
+    out = options.out.resolve() / f"{data.name}_{hashlib.sha256(str(data).encode()).hexdigest()[:8]}"
+    out.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in options.seeds:
-        checkpoint, cpu, wall = pretrain(data, options.out.resolve(), seed, options.overrides)
+        checkpoint, cpu, wall = pretrain(data, out, seed, options.overrides)
         found = scores(load_model(checkpoint), (options.score or data).resolve(), options.pooling)
         results.append(found)
         parts = [f"{name} {value:.1f}" + f" (layer {layer})" * bool(layer) for name, (value, layer) in found.items()]

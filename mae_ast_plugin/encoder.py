@@ -113,9 +113,9 @@ class AudioEncoder(nn.Module):
     ) -> Embeddings:
         """Embed 1-D ``waveforms`` of any lengths, all at ``sample_rate``; they are resampled where needed."""
         ready = self._waveforms(waveforms, sample_rate)
-        lengths = [max(self.shortest, len(waveform)) for waveform in ready]
-        spectrogram = self.frontend(pad_waveforms(ready, self.shortest))
-        clips = self.network.cut(spectrogram, [self.frontend.num_frames(n) for n in lengths])
+        frames = [self.frontend.num_frames(max(self.shortest, len(waveform))) for waveform in ready]
+        spectrogram = self.frontend(pad_waveforms(ready, self.shortest), frames)
+        clips = self.network.cut(spectrogram, frames)
         encoded = self.network.features(clips, with_decoder=with_decoder)
         columns = self.network.tokens.num_chan
         steps = torch.tensor(clips.num_tokens, device=spectrogram.device) // columns

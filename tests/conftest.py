@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the tests marked slow")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    folder = Path(config.getoption("--golden-dir"))
+    given = any(str(argument).startswith("--golden-dir") for argument in config.invocation_params.args)
+    if given and not folder.is_dir():
+        raise pytest.UsageError(f"--golden-dir is {folder}, which is no folder")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--all"):
         chosen = [item for item in items if item.get_closest_marker("slow") is None]

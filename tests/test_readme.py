@@ -141,7 +141,8 @@ def test_every_command_of_the_readme_has_a_test(readme: str) -> None:
 
 
 def test_commands_are_found_wherever_they_stand() -> None:
-    text = "`make all`, `make`, `x y` and `pip install\nx`\n\n```\nA=1 run it\n\nls `x y`\n```\n\n```python\nmake it\n```\n"
+    inline = "`make all`, `make`, `x y` and `pip install\nx`"
+    text = f"{inline}\n\n```\nA=1 run it\n\nls `x y`\n```\n\n```python\nmake it\n```\n"
     assert commands_of(text) == {"make all", "pip install x", "A=1 run it", "ls `x y`"}
 
 
@@ -156,9 +157,10 @@ def test_make_sets_up_first_and_then_runs_what_it_says(repository: Path) -> None
     python = ".venv/bin/python -m"
     assert recipe("make demo") == [".ci/setup", f"{python} mae_ast_plugin.demo"]
     assert recipe("make demo DATA='my sounds'") == [".ci/setup", f'{python} mae_ast_plugin.demo --data "my sounds"']
-    first, *rest = recipe("make test")
-    assert first == ".ci/setup"
-    assert rest == [".venv/bin/ruff check .", ".venv/bin/mypy", f"{python} pytest -n 2"]
+    *first, last = recipe("make test")
+    assert first == [".ci/setup", ".venv/bin/ruff check .", ".venv/bin/mypy"]
+    assert last.startswith(f"{python} pytest")
+    assert "tests" not in last  # a folder named here would leave others out
     assert os.access(repository / ".ci" / "setup", os.X_OK)
 
 
@@ -187,7 +189,7 @@ def test_the_demo_shows_what_it_learned_from_a_folder_and_from_its_own_corpus(
 def check_results(run: Path, printed: str) -> None:
     """Everything is where the demo says, and the table compares with both baselines."""
     for name in ("loss.png", "reconstruction.png", "checkpoints/checkpoint_last.pt", "tensorboard"):
-        assert re.search(rf"^\w+ .*\s{re.escape(str(run / name))}$", printed, re.MULTILINE), printed
+        assert re.search(rf"^\w+ (.* )?{re.escape(str(run / name))}$", printed, re.MULTILINE), printed
         assert (run / name).exists()
     for name in ("loss.png", "reconstruction.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
@@ -229,7 +231,7 @@ def test_the_commands_lead_from_a_folder_of_audio_to_embeddings(
     names_of_code = {"waveform": np.sin(np.arange(16000) / 20).astype(np.float32)}
     exec(code, names_of_code)
     out = names_of_code["out"]
-    assert out.clip.shape == (1, 32)
+    assert out.clip.shape == (1, 8 * 32)  # 8 patches beside each other make a frame
     assert torch.isfinite(out.clip).all()
     assert len(out.hidden_states) == 2 + 1
     assert out.frames.shape[0] == 1

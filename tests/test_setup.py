@@ -125,9 +125,7 @@ def test_a_set_up_that_failed_is_not_taken_for_done(checkout: Checkout) -> None:
         ("Python.h", "the headers of python3 are missing; install them"),
     ],
 )
-def test_a_python_that_will_not_do_is_refused_in_one_sentence(
-    lacking: str, sentence: str, checkout: Checkout
-) -> None:
+def test_a_python_that_will_not_do_is_refused_in_one_sentence(lacking: str, sentence: str, checkout: Checkout) -> None:
     error = checkout.set_up(status=1, FAIL=lacking)
     assert error.startswith(f"set-up: {sentence}")
     assert error.count("\n") == 1

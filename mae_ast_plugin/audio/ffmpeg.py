@@ -82,6 +82,12 @@ def probe_container(path: Path) -> AudioInfo:
         return AudioInfo(num_samples, frame.sample_rate, frame.layout.nb_channels)
 
 
+def container_rate(path: Path) -> int:
+    """Read the sample rate (Hz) of the first audio stream from the header."""
+    with _container(path) as (_, stream):
+        return int(stream.codec_context.sample_rate)
+
+
 def crop_container(path: Path, start: int, num_samples: int | None) -> tuple[Waveform, int]:
     """Decode a crop, given in samples at the file's own rate, to a mono waveform (S,) and that rate."""
     try:

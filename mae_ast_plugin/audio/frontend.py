@@ -162,16 +162,22 @@ class KaldiMfcc(nn.Module):
             return self.fbank(waveforms) @ self.cepstrum
 
 
-def add_deltas(features: Tensor) -> Tensor:
-    """Append first and second differences over five frames, edges repeated: (B, T, F) -> (B, T, 3 F)."""
+def add_deltas(features: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
+    """Append first and second differences over five frames, each clip's edges repeated: (B, T, F) -> (B, T, 3 F).
 
-    def delta(x_bft: Tensor) -> Tensor:
-        padded = nn.functional.pad(x_bft, (2, 2), mode="replicate")
-        return (2 * (padded[..., 4:] - padded[..., :-4]) + padded[..., 3:-1] - padded[..., 1:-3]) / 10
+    ``num_frames`` of each clip, None where all have T: what lies behind a clip must not enter its last differences.
+    """
+    steps = torch.arange(-2, features.shape[1] + 2, device=features.device)
+    longest = [features.shape[1]] * features.shape[0] if num_frames is None else [max(1, n) for n in num_frames]
+    last = torch.tensor(longest, device=features.device)[:, None] - 1
+    index = torch.minimum(steps.clamp(min=0), last)[..., None]
 
-    static = features.transpose(1, 2)
-    first = delta(static)
-    return torch.cat([static, first, delta(first)], dim=1).transpose(1, 2)
+    def delta(x_btf: Tensor) -> Tensor:
+        padded = x_btf.gather(1, index.expand(-1, -1, x_btf.shape[2]))
+        return (2 * (padded[:, 4:] - padded[:, :-4]) + padded[:, 3:-1] - padded[:, 1:-3]) / 10
+
+    first = delta(features)
+    return torch.cat([features, first, delta(first)], dim=2)
 
 
 class FrontEnd(nn.Module):
@@ -194,9 +200,10 @@ class FrontEnd(nn.Module):
         """Count the samples that give exactly ``num_frames`` frames and no more."""
         return self.window_size + (num_frames - 1) * self.hop
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
+        """Compute features of ``waveforms``; ``num_frames`` of each clip where the batch is padded."""
         features = self.convention(waveforms)
-        return add_deltas(features) if self.deltas else features
+        return add_deltas(features, num_frames) if self.deltas else features
 
 
 CONVENTIONS: dict[str, Callable[[int, int], KaldiFbank | KaldiSpectrogram | KaldiMfcc]] = {

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import soundfile
 
-from mae_ast_plugin.audio.ffmpeg import crop_container, probe_container
+from mae_ast_plugin.audio.ffmpeg import container_rate, crop_container, probe_container
 from mae_ast_plugin.audio.outcomes import (
     AudioError,
     AudioInfo,
@@ -28,7 +28,7 @@ from mae_ast_plugin.audio.outcomes import (
 )
 from mae_ast_plugin.audio.resample import resample
 
-__all__ = ["AudioError", "AudioInfo", "Path", "Waveform", "probe", "read"]
+__all__ = ["AudioError", "AudioInfo", "Path", "Waveform", "probe", "read", "sample_rate_of"]
 
 # Headers written to a pipe state no length, or about 2 or 4 GiB.
 UNKNOWN_BYTES = 0x7FFF0000
@@ -45,6 +45,14 @@ def probe(path: Path) -> AudioInfo:
         if sound is not None:
             return AudioInfo(_count_sound(path, sound), sound.samplerate, sound.channels)
     return probe_container(path)
+
+
+def sample_rate_of(path: Path) -> int:
+    """Read a file's sample rate (Hz) from its header, without decoding; AudioError as `probe`."""
+    with _sound_file(path) as sound:
+        if sound is not None:
+            return int(sound.samplerate)
+    return container_rate(path)
 
 
 def read(

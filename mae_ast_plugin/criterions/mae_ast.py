@@ -40,11 +40,6 @@ class MaskedPredictionCriterion(FairseqCriterion):
     def build_criterion(cls, cfg: Mapping[str, Any], task: Any) -> MaskedPredictionCriterion:
         return cls(from_mapping(CriterionSettings, cfg), task)
 
-    @classmethod
-    def from_settings(cls, settings: CriterionSettings) -> MaskedPredictionCriterion:
-        """Make the criterion without a task."""
-        return cls(settings)
-
     def losses(self, predictions: Predictions, num_clips: int) -> tuple[Tensor, int, dict[str, Any]]:
         """Weigh the losses; returns (loss, denominator of its gradient, what to log).
 
@@ -65,6 +60,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
             "sample_size": sample_size,
             "loss_recon": (recon * scale).detach(),
             "loss_info_nce": (nce * scale).detach(),
+            "batches": int(per_batch),
         }
         return loss * scale, sample_size, logging
 
@@ -96,12 +92,10 @@ class MaskedPredictionCriterion(FairseqCriterion):
         sums = {name: sum(log.get(name, 0) for log in logging_outputs) for name in _SUMMED}
         size = max(1, int(sums["sample_size"]))
         mean = {name: sums[name] / size for name in ("loss", "loss_recon", "loss_info_nce")}
-        # hidden tokens of a clip: over batches ntokens already is that number, once per output
-        per_token = size == sums["ntokens"]
-        tokens = sums["ntokens"] / max(1, int(sums["nsentences"]) if per_token else size)
+        # hidden tokens of a clip: over batches ntokens already is that number, once for each of them
+        tokens = sums["ntokens"] / max(1, int(sums["batches"] or sums["nsentences"]))
         shown = {name: value / math.log(2) for name, value in mean.items()}
         shown["nll_loss"] = mean["loss"] / max(1.0, tokens) / math.log(2)
-        shown["ppl"] = perplexity(float(shown["nll_loss"]))
         shown["mse"], shown["nce_nats"] = mean["loss_recon"], mean["loss_info_nce"]
         return shown
 
@@ -129,4 +123,4 @@ def perplexity(nll: float) -> float:
     return math.inf if nll >= sys.float_info.max_exp else 2**nll
 
 
-_SUMMED = ("loss", "loss_recon", "loss_info_nce", "ntokens", "nsentences", "sample_size")
+_SUMMED = ("loss", "loss_recon", "loss_info_nce", "ntokens", "nsentences", "sample_size", "batches")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
 from mae_ast_plugin.audio.manifest import Manifest
-from mae_ast_plugin.audio.reader import AudioError, probe, read
+from mae_ast_plugin.audio.reader import AudioError, read, sample_rate_of
 from mae_ast_plugin.audio.resample import sinc_hann
 from mae_ast_plugin.data.batching import ClipRef, make_batches
 from mae_ast_plugin.errors import PlainError
@@ -122,7 +122,10 @@ class ClipDataset(FairseqDataset):
         for step in range(min(MAX_NEIGHBOURS, len(self.rows))):
             row = int(self.rows[(ref.row + step) % len(self.rows)])
             try:
-                return Clip(ref, self._read(row, ref), unreadable)
+                waveform = self._read(row, ref)
+                if step:  # a replacement takes no more room than the clip it stands for
+                    waveform = waveform[: max(self.shortest, self.size(ref.row))]
+                return Clip(ref, waveform, unreadable)
             except AudioError as error:
                 unreadable.append((row, str(error)))
         raise PlainError(
@@ -146,11 +149,11 @@ class ClipDataset(FairseqDataset):
         samples = torch.from_numpy(waveform)
         if found != rate:
             samples = sinc_hann(samples, found, rate)
-        samples = samples[:limit]
+        if limit is not None and len(samples) > limit:  # longer than its manifest could tell
+            begin = self._crop_start(len(samples) - limit, ref)
+            samples = samples[begin : begin + limit]
         if len(samples) < self.shortest:
             raise AudioError(path, f"has {len(samples)} samples at {rate} Hz, one patch needs {self.shortest}")
-        if self.task.normalize:
-            samples = torch.nn.functional.layer_norm(samples, samples.shape)
         return samples
 
     def _native_rate(self, row: int, path: str, length: int) -> int:
@@ -158,7 +161,7 @@ class ClipDataset(FairseqDataset):
             return int(self.manifest.sample_rates[row])
         # without known rates only a clip that may need a crop is worth a look at its header
         longer = length > (self.task.max_sample_size or 0)
-        return probe(path).sample_rate if longer else self.task.sample_rate
+        return sample_rate_of(path) if longer else self.task.sample_rate
 
     def _crop_start(self, surplus: int, ref: ClipRef) -> int:
         if not self.task.random_crop:

@@ -16,29 +16,32 @@ JUDGE_FROM = 100  # clips read before a share means anything
 
 
 class UnreadableClips:
-    """Keeps path and reason by (split, row), in the order of the manifest whatever order workers met them in."""
+    """Keeps path and reason by (split, row), in the order of the manifests whatever order workers met them in."""
 
     def __init__(self, max_share: float) -> None:
         self.max_share = max_share
         self.found: SortedDict = SortedDict()
         self.num_read: Counter[str] = Counter()
-        self.num_found: Counter[str] = Counter()
+        self.num_unreadable: Counter[str] = Counter()
 
-    def report(self, split: str, unreadable: Iterable[tuple[int, str]], num_read: int, num_clips: int) -> None:
-        """Note what a batch of ``num_read`` clips met; PlainError when the share of a split is too large."""
-        self.num_read[split] += num_read
+    def report(self, split: str, unreadable: Iterable[tuple[int, str]]) -> None:
+        """Tell of each unreadable clip that a batch met, once."""
         for row, reason in unreadable:
             if (split, row) not in self.found:
                 self.found[split, row] = reason
-                self.num_found[split] += 1
                 logger.warning(f"unreadable clip, replaced by its neighbour: row {row} of {split}: {reason}")
-        self._judge(split, num_clips)
 
-    def _judge(self, split: str, num_clips: int) -> None:
-        read, found = self.num_read[split], self.num_found[split]
-        if found > self.max_share * read and read >= min(JUDGE_FROM, num_clips):
-            row = next(self.found.irange(minimum=(split, -1)))
+    def judge(self, kind: str, num_unreadable: int, num_read: int, num_clips: int) -> None:
+        """Count clips of a ``kind`` (training, validation) that has ``num_clips``, over all processes.
+
+        Raises PlainError when too large a share of those read so far is unreadable.
+        """
+        self.num_read[kind] += num_read
+        self.num_unreadable[kind] += num_unreadable
+        read, unreadable = self.num_read[kind], self.num_unreadable[kind]
+        if read >= min(JUDGE_FROM, num_clips) and unreadable > self.max_share * read:
+            first = f"; the first is {next(iter(self.found.values()))}" if self.found else ""
             raise PlainError(
-                f"{found} of the {read} clips read so far from {split} are unreadable, more than task.max_unreadable="
-                f"{self.max_share}; the first is {self.found[row]}"
+                f"{unreadable} of the {read} clips read so far for {kind} are unreadable, more than "
+                f"task.max_unreadable={self.max_share}{first}"
             )

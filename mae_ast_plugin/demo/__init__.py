@@ -1,4 +1,1 @@
-"""A small synthetic corpus, so that every command can be tried without downloading anything.
-
-Knows nothing of models; it writes sound files and stops there.
-"""
+"""What ``make demo`` does: writes a small synthetic corpus, pretrains on it by command, and shows what came of it."""

@@ -52,7 +52,7 @@ def pretrain(manifests: Path, folder: Path, overrides: list[str]) -> None:
 def results_name(data: Path) -> str:
     """Name the results of a folder, in letters that a setting may hold, so that two folders of one name stay apart."""
     place = data.resolve()
-    return f"{re.sub('[^A-Za-z0-9]+', '_', place.name)}_{zlib.crc32(os.fsencode(place)):08x}"
+    return f"{re.sub('[^A-Za-z0-9]+', '_', place.name).strip('_')}_{zlib.crc32(os.fsencode(place)):08x}"
 
 
 def labelled_clips(audio: Path) -> tuple[list[Path], list[str]]:

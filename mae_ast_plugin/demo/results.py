@@ -63,7 +63,10 @@ def draw_pictures(checkpoint: Path, manifest: Path, path: Path, max_seconds: flo
         samples = torch.nn.functional.pad(samples, (0, max(0, encoder.shortest - len(samples))))
         clips = encoder.network.cut(encoder.frontend(samples[None]))
         request = MaskRequest(
-            torch.tensor([combine(1, number)]), combine(2, number), clips.num_tokens, clips.patches.shape[1],
+            torch.tensor([combine(1, number)]),
+            combine(2, number),
+            clips.num_tokens,
+            clips.patches.shape[1],
             encoder.network.tokens.num_chan,
         )
         mask = MASKERS[encoder.checkpoint.task.mask_type](request, mask_settings_of(encoder.checkpoint.model))

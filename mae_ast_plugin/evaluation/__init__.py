@@ -1,4 +1,4 @@
 """Measures of how good a set of clip vectors is.
 
-Works on arrays that somebody else computed; knows nothing of models or of sound files.
+``knn.py`` works on arrays and knows no models; ``vectors.py`` makes the arrays with an encoder.
 """

@@ -52,6 +52,6 @@ def baseline_vectors(encoder: AudioEncoder, waveforms: Sequence[Tensor]) -> np.n
 
     ``waveforms`` at the front end's rate.
     """
-    shortest = encoder.shortest
+    shortest, device = encoder.shortest, encoder.network.decoder_mask_token.device
     padded = [torch.nn.functional.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
-    return log_mel_statistics([encoder.frontend(wave[None])[0].numpy() for wave in padded])
+    return log_mel_statistics([encoder.frontend(wave[None].to(device))[0].cpu().numpy() for wave in padded])

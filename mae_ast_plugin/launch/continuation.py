@@ -8,12 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_ast_plugin.checkpoint import CheckpointError, read_container
+from mae_ast_plugin.checkpoint import OUR_PREFIX, CheckpointError, read_container
 from mae_ast_plugin.errors import PlainError
 
 logger = logging.getLogger(__name__)
 
 RESTORE_DEFAULT = "checkpoint_last.pt"
+# What a run cannot change on its way: the network's shape and its features.
+SHAPES = {
+    "model": (
+        "ast_kernel_size_chan",
+        "ast_kernel_size_time",
+        "ast_kernel_stride_chan",
+        "ast_kernel_stride_time",
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "decoder_embed_dim",
+        "decoder_layers",
+        "use_post_enc_proj",
+        "layer_norm_first",
+        "enc_sine_pos",
+        "dec_sine_pos",
+        "enc_conv_pos",
+        "dec_conv_pos",
+    ),
+    "task": ("feature_type", "feature_dim", "deltas", "sample_rate"),
+}
 
 
 class Finished(Exception):
@@ -23,15 +45,11 @@ class Finished(Exception):
 def check_checkpoints(cfg: Any) -> None:
     """Refuse checkpoints that are named but missing, and let a run that has begun go on from where it was."""
     settings = cfg.checkpoint
-    for name in ("finetune_from_model", "continue_once"):
+    for name in ("finetune_from_model", "continue_once", "restore_file"):
         path = settings.get(name)
-        if path and not os.path.isfile(path):
-            raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
+        if path and path != RESTORE_DEFAULT:
+            _check_foreign(name, path)
     given = settings.restore_file != RESTORE_DEFAULT
-    if given:
-        if not os.path.isfile(settings.restore_file):
-            raise PlainError(f"checkpoint.restore_file is {settings.restore_file}: there is no such file")
-        read_container(settings.restore_file, mmap=True)
     last = Path(settings.save_dir) / RESTORE_DEFAULT
     stored = sorted(
         last.parent.glob("checkpoint*.pt"), key=lambda path: (path == last, path.stat().st_mtime), reverse=True
@@ -41,6 +59,17 @@ def check_checkpoints(cfg: Any) -> None:
     if given:
         _prefer_own_checkpoint(settings)
     _check_continuation(cfg, _newest_readable(cfg, last, stored))
+
+
+def _check_foreign(name: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
+    tensors = read_container(path, mmap=True).get("model") or {}
+    if not any(tensor.startswith(OUR_PREFIX) for tensor in tensors):
+        raise PlainError(
+            f"checkpoint.{name} is {path}, which this plugin did not train: load_model reads published checkpoints, "
+            "training can go on only from its own"
+        )
 
 
 def _prefer_own_checkpoint(settings: Any) -> None:
@@ -77,7 +106,8 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
     updates = int(history[-1].get("num_updates", 0))
     stored = content.get("cfg") or {}
     save_dir = cfg.checkpoint.save_dir
-    _check_same_network(stored.get("model") or {}, cfg.model, save_dir)
+    for section, names in SHAPES.items():
+        _check_same(section, names, stored.get(section) or {}, cfg[section], save_dir)
     limit = cfg.optimization.max_update
     if limit and updates >= limit:
         raise Finished(
@@ -94,25 +124,12 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
         )
 
 
-def _check_same_network(stored: Mapping[str, Any], wanted: Mapping[str, Any], save_dir: str) -> None:
-    shapes = (
-        "ast_kernel_size_chan",
-        "ast_kernel_size_time",
-        "encoder_layers",
-        "encoder_embed_dim",
-        "encoder_ffn_embed_dim",
-        "encoder_attention_heads",
-        "decoder_embed_dim",
-        "decoder_layers",
-        "use_post_enc_proj",
-        "layer_norm_first",
-        "enc_conv_pos",
-        "dec_conv_pos",
-    )
-    for name in shapes:
+def _check_same(
+    section: str, names: tuple[str, ...], stored: Mapping[str, Any], wanted: Mapping[str, Any], save_dir: str
+) -> None:
+    for name in names:
         if name in stored and stored[name] != wanted[name]:
             raise PlainError(
-                f"{save_dir} holds a run with model.{name}={stored[name]}, but model.{name}={wanted[name]} is asked "
-                f"for; "
-                "choose another hydra.run.dir, or move the old run away"
+                f"{save_dir} holds a run with {section}.{name}={stored[name]}, but {section}.{name}={wanted[name]} is "
+                "asked for; choose another hydra.run.dir, or move the old run away"
             )

@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 def preflight(cfg: Any) -> None:
     """Check and complete ``cfg``; PlainError where it cannot work, Finished where nothing is left to do."""
-    with open_dict(cfg):
-        cfg.common.user_dir = str(Path(mae_ast_plugin.__file__).resolve().parent)
+    _set_user_dir(cfg)
     _check_settings(cfg)
     _check_precision(cfg)
     _check_batches(cfg)
@@ -42,6 +41,18 @@ def preflight(cfg: Any) -> None:
 
 
 # ---- configuration
+
+
+def _set_user_dir(cfg: Any) -> None:
+    """Name this package's folder, which the engine's child processes import; a name alone works from any folder."""
+    own = Path(mae_ast_plugin.__file__).resolve().parent
+    given = cfg.common.user_dir
+    if given and Path(given).name != own.name:
+        raise PlainError(
+            f"common.user_dir is {given}, but task.mae_ast_pretraining belongs to common.user_dir={own.name}"
+        )
+    with open_dict(cfg):
+        cfg.common.user_dir = str(own)
 
 
 def _section(cfg: Any, name: str) -> dict[str, Any]:
@@ -67,8 +78,8 @@ def _check_settings(cfg: Any) -> None:
 def _check_precision(cfg: Any) -> None:
     for name in ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
         if cfg.common[name]:
-            loses = "have no effect here" if name == "amp" else "round waveforms and lose the float32 weights of checkpoints"
-            raise PlainError(f"common.{name}=true would {loses}; use model.precision=bfloat16 instead")
+            effect = "have no effect" if name == "amp" else "round waveforms and lose float32 weights"
+            raise PlainError(f"common.{name}=true would {effect}; use model.precision=bfloat16 instead")
 
 
 def _check_batches(cfg: Any) -> None:
@@ -88,10 +99,10 @@ def _set_up_processes(cfg: Any) -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         settings.distributed_world_size = int(os.environ["WORLD_SIZE"])
         settings.distributed_rank = int(os.environ["RANK"])
-        settings.device_id = int(os.environ.get("LOCAL_RANK", 0))
+        settings.device_id = _own_device(os.environ.get("LOCAL_RANK"))
         settings.distributed_no_spawn = True
         settings.distributed_init_method = "env://" if settings.distributed_world_size > 1 else None
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # only srun sets it, a batch script alone is one process
         _set_up_slurm(settings)
     elif on_cpu and settings.distributed_world_size > 1:
         raise PlainError(
@@ -105,11 +116,16 @@ def _set_up_processes(cfg: Any) -> None:
             settings.distributed_backend, settings.ddp_backend = "gloo", "legacy_ddp"
 
 
+def _own_device(local_rank: str | None) -> int:
+    """The GPU of a process; where each process is shown one GPU only, that is number 0."""
+    return int(local_rank or 0) % max(1, torch.cuda.device_count())
+
+
 def _set_up_slurm(settings: Any) -> None:
     environment = os.environ
-    settings.distributed_world_size = int(environment["SLURM_NTASKS"])
+    settings.distributed_world_size = int(environment["SLURM_STEP_NUM_TASKS"])
     settings.distributed_rank = int(environment["SLURM_PROCID"])
-    settings.device_id = int(environment.get("SLURM_LOCALID", 0))
+    settings.device_id = _own_device(environment.get("SLURM_LOCALID"))
     settings.distributed_no_spawn = True
     if settings.distributed_port <= 0:
         settings.distributed_port = 20000 + int(environment.get("SLURM_JOB_ID", 0)) % 20000

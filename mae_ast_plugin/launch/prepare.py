@@ -7,6 +7,7 @@ typed, and puts the checks of ``preflight`` before the training.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -25,6 +26,9 @@ from mae_ast_plugin.launch.preflight import preflight
 from mae_ast_plugin.launch.recipes import extends_another, find_config, recipe_folder
 
 SCHEMA = "fairseq_config"
+OUR_TASK = "mae_ast_pretraining"
+
+logger = logging.getLogger(__name__)
 REGISTERING_MODULES = ("mae_ast_plugin.tasks.mae_ast_pretraining", "mae_ast_plugin.models.mae_ast")
 
 
@@ -68,6 +72,8 @@ def checked(call_main: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(call_main)
     def run(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
+        if (cfg.task or {}).get("_name") != OUR_TASK:  # another program's run in the same environment
+            return call_main(cfg, main, **kwargs)
         try:
             preflight(cfg)
             call_main(cfg, main, **kwargs)
@@ -77,7 +83,9 @@ def checked(call_main: Callable[..., None]) -> Callable[..., None]:
             sentence = plain_sentence(error)
             if sentence is None:
                 raise
+            logger.error(sentence)
             raise SystemExit(f"error: {sentence}") from None
+        return None
 
     run.checked = True  # type: ignore[attr-defined]
     return run

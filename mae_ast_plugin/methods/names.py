@@ -22,10 +22,14 @@ class NameTable:
     rows: Sequence[tuple[str | tuple[str, ...], str]]
     unused: Sequence[str] = ()
 
+    def is_unused(self, name: str) -> bool:
+        """Whether ``name`` is one of theirs without a counterpart here."""
+        return any(_match(pattern, name) is not None for pattern in self.unused)
+
     def to_ours(self, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename and stack ``theirs``; returns our tensors and the names that no row knows."""
         ours: dict[str, Tensor] = {}
-        used: set[str] = {name for name in theirs if any(_match(pattern, name) for pattern in self.unused)}
+        used: set[str] = {name for name in theirs if self.is_unused(name)}
         for sources, target in self.rows:
             patterns = (sources,) if isinstance(sources, str) else sources
             for name in theirs:

@@ -79,7 +79,7 @@ class TaskSettings:
 
     data: str = setting("", "folder with train.tsv, valid.tsv ... (python -m manifests scan makes them)")
     sample_rate: int = setting(16000, "every clip is resampled to this rate [Hz]")
-    normalize: bool = setting(False, "bring each waveform to mean 0 and variance 1 before the front end")
+    normalize: bool = setting(False, "without effect on spectrograms, as in the original")
     enable_padding: bool = setting(False, "without effect, as in the original")
     max_keep_size: Optional[int] = setting(
         None, "leave out longer clips [samples, at task.sample_rate if rates are known]"
@@ -287,6 +287,7 @@ def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
         ),
         ("task.mask_spans", task.mask_spans, "any mask type; choose task.mask_type"),
         ("task.enable_padding", task.enable_padding, "any mode; see task.pad_audio"),
+        ("task.normalize", task.normalize, "any mode; spectrograms are normalised by the network"),
     )
     for name, idle, mode in rules:
         if idle:

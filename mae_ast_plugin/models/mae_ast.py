@@ -49,10 +49,10 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         weight: float = 1.0,
     ) -> Clips:
         """Compute features where the batch has none and cut them into tokens; ``lengths`` in samples."""
+        frames = [self.frontend.num_frames(length) for length in lengths]
         if features is None:
             assert waveforms is not None, "a batch holds waveforms or features"
-            features = self.frontend(waveforms)
-        frames = [self.frontend.num_frames(length) for length in lengths]
+            features = self.frontend(waveforms, frames)
         return self.autoencoder.cut(features, frames, weight)
 
     def draw_mask(self, clips: Clips, clip_seeds: Tensor, batch_seed: int) -> TokenMask:

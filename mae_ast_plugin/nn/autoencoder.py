@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
 from mae_ast_plugin.nn.normalization import InputNorm
 from mae_ast_plugin.nn.positions import ConvPositions, SinusoidPositions
@@ -122,7 +123,7 @@ class MaskedAutoencoder(nn.Module):
         padding: Tensor | None = None
         ragged = min(frames) < longest
         if ragged:
-            counts = torch.tensor(frames, device=spectrogram.device)
+            counts = on_device(frames, spectrogram.device)
             padding = torch.arange(longest, device=spectrogram.device) >= counts[:, None]
         normalized = self.norm(spectrogram, padding, weight)
         patches = self.tokens.patchify(normalized)
@@ -130,7 +131,7 @@ class MaskedAutoencoder(nn.Module):
         num_tokens = tuple(min(present, self.tokens.num_tokens(n, self.count_partial and ragged)) for n in frames)
         if min(num_tokens) == present:
             return Clips(normalized, patches, num_tokens, None)
-        counts = torch.tensor(num_tokens, device=spectrogram.device)
+        counts = on_device(num_tokens, spectrogram.device)
         return Clips(normalized, patches, num_tokens, torch.arange(present, device=counts.device) >= counts[:, None])
 
     def encode(self, clips: Clips, mask: TokenMask | None = None, until: int | None = None) -> Encoded:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.noise import combine, random_bits, uniform
 
 
@@ -60,10 +62,10 @@ class MaskRequest:
         """The batch's seed for every clip."""
         return torch.full_like(self.clip_seeds, self.batch_seed)
 
-    @property
+    @cached_property
     def valid(self) -> Tensor:
         """True (B, N) at tokens that are not padding."""
-        counts = torch.tensor(self.num_tokens, device=self.clip_seeds.device)
+        counts = on_device(self.num_tokens, self.clip_seeds.device)
         return torch.arange(self.row_length, device=counts.device) < counts[:, None]
 
 
@@ -110,7 +112,7 @@ def _hide_lowest(rank: Tensor, num_hidden: Sequence[int], request: MaskRequest) 
         last = rank.kthvalue(num_hidden[0], dim=1, keepdim=True).values if num_hidden[0] else rank.new_full((1, 1), -1)
     else:
         rank = rank.masked_fill(~request.valid, torch.iinfo(rank.dtype).max)
-        wanted = torch.tensor(num_hidden, device=rank.device)[:, None]
+        wanted = on_device(num_hidden, rank.device)[:, None]
         last = rank.sort(dim=1).values.gather(1, (wanted - 1).clamp(min=0)).masked_fill(wanted == 0, -1)
     return rank <= last
 
@@ -136,7 +138,7 @@ def _shared(request: MaskRequest) -> tuple[MaskRequest, list[int]]:
 
 def _share_out(mask: TokenMask, places: list[int]) -> TokenMask:
     """Give each clip the row of the shared ``mask`` that is its own."""
-    rows = torch.tensor(places, device=mask.visible.device)
+    rows = on_device(places, mask.visible.device)
     return TokenMask(
         mask.visible[rows],
         mask.hidden[rows],
@@ -187,14 +189,14 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     size = 3 + combine(request.batch_seed, 1) % 3
     side = torch.arange(size, device=device)
     offsets = (side[:, None] + side * request.num_chan).flatten()
-    totals = torch.tensor(one.num_tokens, device=device)[:, None]
+    totals = on_device(one.num_tokens, device)[:, None]
     area = size * (size if request.num_chan > 1 else 2)
     starts = uniform(one.clip_seeds[:1], _num_chunks(rows, area, settings.ratio), stream=2)
     covered = (starts * totals).long()[..., None] + offsets
     covered = covered.masked_fill(covered >= totals[..., None], -1)
     ranks = _first_cover(covered, rows)
     # the chunk with which the count goes beyond the wanted number is the last one collected
-    num_hidden = torch.tensor([n - count_visible(n, settings.ratio) for n in one.num_tokens], device=device)
+    num_hidden = on_device([n - count_visible(n, settings.ratio) for n in one.num_tokens], device)
     padded = ranks.masked_fill(~one.valid, torch.iinfo(ranks.dtype).max)
     last = padded.sort(dim=1).values.gather(1, num_hidden.clamp(max=rows - 1)[:, None])
     return _share_out(_by_share((ranks > last).long(), one, settings.ratio), places)
@@ -203,7 +205,7 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide spans of ``span_length`` tokens that begin anywhere, exactly the wanted share; the last one is cut."""
     rows, length = request.row_length, settings.span_length
-    totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)[:, None]
+    totals = on_device(request.num_tokens, request.clip_seeds.device)[:, None]
     # one span begins at every place from just before the clip, so that both ends are hidden as often as the middle;
     # the spans come in random order, and a token's turn is that of the first span that covers it
     begins = torch.arange(1 - length, rows, device=totals.device)
@@ -229,7 +231,7 @@ def _span_lengths(request: MaskRequest, settings: MaskSettings, count: int) -> T
     else:
         # Poisson by inversion: count the steps of the distribution function below the uniform number
         counts = torch.arange(int(4 * length) + 20, device=noise.device, dtype=torch.float32)
-        cumulative = torch.exp(counts * torch.log(torch.tensor(length)) - length - torch.lgamma(counts + 1)).cumsum(0)
+        cumulative = torch.exp(counts * math.log(length) - length - torch.lgamma(counts + 1)).cumsum(0)
         drawn = (noise[..., None] > cumulative).sum(dim=-1)
     return drawn.long()
 
@@ -238,7 +240,7 @@ def _free_spans(request: MaskRequest, settings: MaskSettings, num_spans: Tensor)
     """Tokens inside spans that may overlap; starts all differ, none so late that its span would leave the clip: (B, N)
     bool.
     """
-    totals = torch.tensor(request.num_tokens, device=num_spans.device)
+    totals = on_device(request.num_tokens, num_spans.device)
     latest = torch.maximum(totals - settings.span_length, num_spans + 1)
     noise = uniform(request.clip_seeds, request.row_length, stream=2)
     index = torch.arange(request.row_length, device=noise.device)
@@ -250,7 +252,7 @@ def _free_spans(request: MaskRequest, settings: MaskSettings, num_spans: Tensor)
 
 def _spans_apart(request: MaskRequest, settings: MaskSettings, num_spans: Tensor) -> Tensor:
     """Tokens inside spans at least ``min_space`` apart; the room left is shared out at random: (B, N) bool."""
-    totals = torch.tensor(request.num_tokens, device=num_spans.device)
+    totals = on_device(request.num_tokens, num_spans.device)
     most = max(1, int(request.row_length))
     steps = _span_lengths(request, settings, most) + settings.min_space
     taken = steps.cumsum(dim=1)
@@ -273,12 +275,12 @@ def retain_spans(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     number of covered tokens in the batch, so the hidden share depends on the batch (facts: MAE-AST 7). ``span_mask``
     hides exactly.
     """
-    totals = torch.tensor(request.num_tokens, device=request.clip_seeds.device)
+    totals = on_device(request.num_tokens, request.clip_seeds.device)
     rounding = uniform(request.clip_seeds, 1, stream=1)[:, 0].double()
     num_spans = (settings.ratio * totals.double() / settings.span_length + rounding).long().clamp(min=2)
     shown = (_spans_apart if settings.no_overlap else _free_spans)(request, settings, num_spans) & request.valid
     counts: list[int] = shown.sum(dim=1).tolist()  # the shape of the visible tokens hangs on it
-    fewest = max(1, min(counts))
+    fewest = max(1, min(min(counts), min(request.num_tokens) - 1))  # something is shown and something hidden
     bits = random_bits(request.clip_seeds, request.row_length, stream=4)
     rank = torch.where(shown, bits + (1 << 41), bits)  # the spans are hidden last
     num_hidden = [n - fewest for n in request.num_tokens]

@@ -15,17 +15,15 @@ from mae_ast_plugin.view.reconstruction import draw_reconstructions, save_png, t
 
 
 class PictureWriter:
-    """Always the same clips with the same masks; a PNG per call under ``folder/../pictures`` and an image for
-    TensorBoard.
-    """
+    """Always the same clips with the same masks; a PNG per call in ``folder`` and an image for TensorBoard."""
 
-    def __init__(self, dataset: ClipDataset, num_clips: int, tensorboard_folder: str) -> None:
+    def __init__(self, dataset: ClipDataset, num_clips: int, folder: Path, tensorboard_folder: str | None) -> None:
         spread = range(0, len(dataset), max(1, len(dataset) // num_clips))
         clips = [dataset[ClipRef(row, 0, 0)] for row in list(spread)[:num_clips]]
         self.names = [Path(dataset.manifest[int(dataset.rows[clip.ref.row])].path).name for clip in clips]
         self.batch = dataset.collater(clips)["net_input"]
-        self.folder = Path(tensorboard_folder).parent / "pictures"
-        self.writer = SummaryWriter(str(Path(tensorboard_folder) / "pictures"))
+        self.folder = folder
+        self.writer = SummaryWriter(str(Path(tensorboard_folder) / "pictures")) if tensorboard_folder else None
 
     @torch.no_grad()
     def write(self, model: Any, num_updates: int) -> Path:
@@ -41,6 +39,7 @@ class PictureWriter:
         path = self.folder / f"update_{num_updates:07d}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(figure, path)
-        self.writer.add_image("reconstruction", to_image(figure), num_updates, dataformats="HWC")
-        self.writer.flush()
+        if self.writer is not None:
+            self.writer.add_image("reconstruction", to_image(figure), num_updates, dataformats="HWC")
+            self.writer.flush()
         return path

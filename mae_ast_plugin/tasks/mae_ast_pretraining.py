@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -34,7 +35,10 @@ class MaskedPretrainingConfig(FairseqDataclass, TaskSettings):
     """``task.*`` for fairseq, with what the task must know of the rest of the run."""
 
     seed: int = setting(II("common.seed"), "seed of crops, masks and batches; that of the run")
-    tensorboard_logdir: Optional[str] = setting(II("common.tensorboard_logdir"), "where pictures go; that of the run")
+    tensorboard_logdir: Optional[str] = setting(
+        II("common.tensorboard_logdir"), "TensorBoard's folder; that of the run"
+    )
+    save_dir: str = setting(II("checkpoint.save_dir"), "folder of checkpoints; pictures go beside it")
     train_subset: str = setting(II("dataset.train_subset"), "split whose clips change from epoch to epoch")
 
 
@@ -151,31 +155,43 @@ class MaskedPretrainingTask(FairseqTask):
         if interval and rank == 0 and update_num > self.drawn_at and update_num % interval == 0:
             self.drawn_at = update_num  # an update may have several batches (optimization.update_freq)
             self._draw(model, update_num)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        try:
+            return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        except torch.OutOfMemoryError as error:  # the engine would leave the batch out and go on
+            clips = sample["net_input"]["lengths"]
+            raise PlainError(
+                f"a batch of {len(clips)} clips of up to {max(clips)} samples does not fit into the GPU's memory; "
+                "lower dataset.max_tokens or dataset.batch_size, or set model.checkpoint_activations=true"
+            ) from error
 
     def valid_step(self, sample: Mapping[str, Any], model: Any, criterion: Any) -> Any:
         self._report_unreadable(sample)
         return super().valid_step(sample, model, criterion)
 
     def _report_unreadable(self, sample: Mapping[str, Any]) -> None:
-        split = sample["split"]
-        self.unreadable.report(split, sample["unreadable"], sample["nsentences"], len(self.datasets[split]))
+        self.unreadable.report(sample["split"], sample["unreadable"])
 
     def _draw(self, model: Any, update_num: int) -> None:
         dataset = next((data for split, data in self.datasets.items() if split != self.cfg.train_subset), None)
-        if dataset is None or not self.cfg.tensorboard_logdir:
+        if dataset is None:
             return
         if self.pictures is None:
-            self.pictures = PictureWriter(dataset, self.settings.num_pictures, str(self.cfg.tensorboard_logdir))
-        self.pictures.write(getattr(model, "module", model), update_num)
+            folder = Path(self.cfg.save_dir).parent / "pictures"
+            self.pictures = PictureWriter(dataset, self.settings.num_pictures, folder, self.cfg.tensorboard_logdir)
+        while hasattr(model, "module"):  # what the engine wraps around a model for several processes
+            model = model.module
+        self.pictures.write(model, update_num)
 
     def reduce_metrics(self, logging_outputs: Any, criterion: Any) -> None:
         super().reduce_metrics(logging_outputs, criterion)
         seconds = float(sum(log.get("audio_seconds", 0) for log in logging_outputs))
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
-        metrics.log_scalar_sum(
-            "unreadable", int(sum(log.get("unreadable", 0) for log in logging_outputs)), priority=210
-        )
+        unreadable = int(sum(log.get("unreadable", 0) for log in logging_outputs))
+        metrics.log_scalar_sum("unreadable", unreadable, priority=210)
+        # the sums are those of all processes, so all of them come to the same judgement
+        kind = "training" if criterion.training else "validation"
+        sizes = [len(data) for data in self.datasets.values() if data.epoch_matters == criterion.training]
+        self.unreadable.judge(kind, unreadable, int(clips), min(sizes, default=0))
         if criterion.training:
             self.audio_seconds += seconds
             metrics.log_speed("clips_per_second", int(clips), priority=95, round=1)

@@ -1,4 +1,4 @@
 """Pictures of what a run does: reconstructions and curves.
 
-Pure drawing from arrays; knows nothing of models, and never touches matplotlib's global state.
+Drawing is from arrays and never touches matplotlib's global state; ``pretraining.py`` makes the arrays.
 """

@@ -227,3 +227,14 @@ def test_more_columns_than_mfcc_has_is_a_plain_error() -> None:
 def test_more_columns_than_a_spectrogram_has_is_a_plain_error() -> None:
     with pytest.raises(PlainError, match=r"task\.feature_dim is 258"):
         make_frontend("spectrogram", 258)
+
+
+@pytest.mark.parametrize("feature_type", ["fbank", "spectrogram", "mfcc"])
+def test_differences_of_a_padded_clip_are_those_of_the_clip_alone(feature_type: str) -> None:
+    frontend = make_frontend(feature_type, 13, 16000, deltas=True)
+    generator = torch.Generator().manual_seed(1)
+    clips = [torch.rand(length, generator=generator) - 0.5 for length in (4000, 2345, 400)]
+    frames = [frontend.num_frames(len(clip)) for clip in clips]
+    together = frontend(pad_waveforms(clips), frames)
+    for row, clip in enumerate(clips):
+        torch.testing.assert_close(together[row, : frames[row]], frontend(clip[None])[0], atol=1e-4, rtol=1e-4)

@@ -37,6 +37,7 @@ SETTINGS = (
     "checkpoint.save_interval_updates=3",
     "checkpoint.save_interval=100",
     "checkpoint.keep_interval_updates=2",
+    "task.picture_interval_updates=3",
     "optimizer.adam_eps=0.001",  # a step stays proportional to a gradient that is nothing but rounding
 )
 ROUNDING = 2e-6
@@ -234,7 +235,7 @@ def test_slurm_gives_rank_device_size_and_the_first_node(
     program.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[03-04]" ] && printf "node03\\nnode04\\n"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    slurm(monkeypatch, NTASKS="8", PROCID="5", LOCALID="1", JOB_ID="1234567", STEP_NODELIST="node[03-04]")
+    slurm(monkeypatch, STEP_NUM_TASKS="8", PROCID="5", LOCALID="1", JOB_ID="1234567", STEP_NODELIST="node[03-04]")
     preflight._set_up_processes(config)
     settings = config.distributed_training
     assert (settings.distributed_world_size, settings.distributed_rank, settings.device_id) == (8, 5, 1)
@@ -245,7 +246,7 @@ def test_slurm_gives_rank_device_size_and_the_first_node(
 
 
 def test_a_chosen_port_is_kept_under_slurm(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm(monkeypatch, NTASKS="2", PROCID="0", LOCALID="0", JOB_NODELIST="here")
+    slurm(monkeypatch, STEP_NUM_TASKS="2", PROCID="0", LOCALID="0", JOB_NODELIST="here")
     monkeypatch.setenv("PATH", "")
     config.distributed_training.distributed_port = 4321
     preflight._set_up_processes(config)
@@ -260,7 +261,7 @@ def test_a_single_slurm_task_is_a_single_process(config: Any, monkeypatch: pytes
 
 
 def test_torchrun_within_slurm_is_torchrun(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm(monkeypatch, NTASKS="2", PROCID="1", LOCALID="0", JOB_NODELIST="here")
+    slurm(monkeypatch, STEP_NUM_TASKS="2", PROCID="1", LOCALID="0", JOB_NODELIST="here")
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     preflight._set_up_processes(config)
