@@ -127,6 +127,12 @@ def scan(folder: Path) -> None:
     assert manifests(["scan", str(folder / "AUDIO"), "--out", str(folder / "MANIFESTS"), "--jobs", "1"]) == 0
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 def num_updates(run: Path) -> int:
     stored = torch.load(run / "checkpoints" / "checkpoint_last.pt", weights_only=True)
     return int(stored["optimizer_history"][-1]["num_updates"])
@@ -256,11 +262,46 @@ def check_manifests(folder: Path) -> None:
 def test_torchrun_starts_the_command(shell: Shell) -> None:
     """With one process; ``tests/training/test_processes.py`` trains with two."""
     scan(shell.folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     shell(
         "torchrun --nproc_per_node 1 $(which fairseq-hydra-train) --config-name mae_ast common.user_dir=mae_ast_plugin "
-        "task.data=MANIFESTS", *SMALL, *TWO_UPDATES, PET_MASTER_PORT=str(port),
+        "task.data=MANIFESTS", *SMALL, *TWO_UPDATES, PET_MASTER_PORT=str(free_port()),
+    )  # fmt: skip
+    assert num_updates(shell.folder / "runs" / "mae_ast") == 2
+
+
+@runs("torchrun --nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint FIRST_NODE:29500 "
+      "$(which fairseq-hydra-train) --config-name mae_ast common.user_dir=mae_ast_plugin "
+      "task.data=MANIFESTS")  # fmt: skip
+def test_torchrun_starts_the_command_on_several_nodes(shell: Shell) -> None:
+    """With one node of one process."""
+    scan(shell.folder)
+    shell(
+        f"torchrun --nnodes 1 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint localhost:{free_port()} "
+        "$(which fairseq-hydra-train) --config-name mae_ast common.user_dir=mae_ast_plugin task.data=MANIFESTS",
+        *SMALL, *TWO_UPDATES,
+    )  # fmt: skip
+    assert num_updates(shell.folder / "runs" / "mae_ast") == 2
+
+
+SRUN = """#!/bin/sh
+shift 6  # --nodes 1 --ntasks-per-node 2 --gpus-per-node 0
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks="$tasks $!"; done
+for task in $tasks; do wait "$task" || exit 1; done
+"""
+
+
+@runs("srun --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 fairseq-hydra-train --config-name mae_ast "
+      "common.user_dir=mae_ast_plugin task.data=MANIFESTS")  # fmt: skip
+def test_srun_starts_the_command(shell: Shell) -> None:
+    """With a stand-in for srun that starts two tasks with the variables of Slurm."""
+    scan(shell.folder)
+    (shell.folder / "srun").write_text(SRUN)
+    (shell.folder / "srun").chmod(0o755)
+    shell(
+        "PATH=.:$PATH; srun --nodes 1 --ntasks-per-node 2 --gpus-per-node 0 fairseq-hydra-train --config-name mae_ast "
+        "common.user_dir=mae_ast_plugin task.data=MANIFESTS", *SMALL, *TWO_UPDATES,
+        f"distributed_training.distributed_port={free_port()}",
+        SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="localhost",
     )  # fmt: skip
     assert num_updates(shell.folder / "runs" / "mae_ast") == 2
 

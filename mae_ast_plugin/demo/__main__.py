@@ -19,6 +19,7 @@ from mae_ast_plugin.errors import PlainError
 
 MIN_PER_CLASS = 10  # clips a folder needs to count as a class
 MAX_SCORED_SECONDS = 12.0
+MAX_SCORED_CLIPS = 2000  # of a larger folder, clips spread evenly over it
 
 
 def say(sentence: str) -> None:
@@ -65,9 +66,10 @@ def labelled_clips(audio: Path) -> tuple[list[Path], list[str]]:
 
 
 def read_labelled(audio: Path, sample_rate: int) -> tuple[list, list[str]]:  # type: ignore[type-arg]
-    """Read the labelled clips that can be read, of classes where enough can."""
+    """Read labelled clips that can be read, of classes where enough can."""
     waveforms, labels = [], []
-    for path, label in zip(*labelled_clips(audio), strict=True):
+    found = list(zip(*labelled_clips(audio), strict=True))
+    for path, label in found[:: -(-len(found) // MAX_SCORED_CLIPS) or 1]:
         try:
             waveform, _ = read(str(path), sample_rate=sample_rate)
         except AudioError:

@@ -118,7 +118,8 @@ def _set_up_processes(cfg: Any) -> None:
 
 def _own_device(local_rank: str | None) -> int:
     """The GPU of a process; where each process is shown one GPU only, that is number 0."""
-    return int(local_rank or 0) % max(1, torch.cuda.device_count())
+    rank, num_devices = int(local_rank or 0), torch.cuda.device_count()
+    return rank % num_devices if num_devices else rank
 
 
 def _set_up_slurm(settings: Any) -> None:

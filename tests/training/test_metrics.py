@@ -136,7 +136,7 @@ def test_too_many_unreadable_clips_end_the_run_in_a_plain_sentence(
         next((spoilt.folder / "audio" / "train").glob(f"clip {number:02d}.*")).write_bytes(b"")
     ended = run(f"task.data={spoilt.data}", "optimization.max_update=50", status=1)
     assert (
-        "4 of the 19 clips read so far from train are unreadable, more than task.max_unreadable=0.1" in ended.sentence
+        "4 of the 19 clips read so far for training are unreadable, more than task.max_unreadable=0.1" in ended.sentence
     )
     assert "is empty (0 bytes)" in ended.sentence
 
