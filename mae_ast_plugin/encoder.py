@@ -57,6 +57,13 @@ def pool_mean(frames: Tensor, lengths: Tensor) -> Tensor:
     return (frames * valid).sum(dim=1) / valid.sum(dim=1)
 
 
+def pool_statistics(frames: Tensor, lengths: Tensor) -> Tensor:
+    """Join mean and standard deviation over each clip's own steps: (B, T, D), (B,) -> (B, 2 D)."""
+    mean = pool_mean(frames, lengths)
+    variance = pool_mean((frames - mean[:, None]).square(), lengths)
+    return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+
+
 def pool_segments(frames: Tensor, lengths: Tensor, num_segments: int = 3) -> Tensor:
     """Average over equal parts of each clip and join them in order: (B, T, D), (B,) -> (B, num_segments x D).
 

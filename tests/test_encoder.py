@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mae_ast_plugin import load_model
-from mae_ast_plugin.encoder import AudioEncoder, pool_mean, pool_segments
+from mae_ast_plugin.encoder import AudioEncoder, pool_mean, pool_segments, pool_statistics
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
@@ -106,6 +106,8 @@ def test_segments_join_the_means_of_equal_parts_in_order() -> None:
     pooled = pool_segments(frames, torch.tensor([6, 2]), num_segments=3)
     assert pooled.view(2, 3, 3)[:, :, 0].tolist() == [[0.5, 2.5, 4.5], [0.0, 0.0, 1.0]]
     assert pool_mean(frames, torch.tensor([6, 2]))[:, 0].tolist() == [2.5, 0.5]
+    statistics = pool_statistics(frames, torch.tensor([6, 2]))
+    torch.testing.assert_close(statistics[:, 3], torch.tensor([35 / 12, 0.25]).sqrt(), atol=1e-5, rtol=1e-5)
 
 
 def test_a_missing_checkpoint_is_a_sentence(tmp_path: Path) -> None:

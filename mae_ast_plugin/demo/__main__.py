@@ -29,8 +29,11 @@ def say(sentence: str) -> None:
 
 def run(command: list[str], log: Path) -> None:
     """Run a command with its output in ``log``; PlainError shows the end of it where the command fails."""
+    # the network is so small that a second thread only waits for the first; the other core reads audio
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with log.open("w") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment)
+    status = done.returncode
     if status:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
         raise PlainError(f"{Path(command[0]).name} ended with status {status}: {last[0]} (all of it in {log})")

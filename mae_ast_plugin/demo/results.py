@@ -100,7 +100,7 @@ def score_table(checkpoint: Path, waveforms: Sequence[np.ndarray], labels: Seque
 
     rows = []
     for name, model in (("pretrained", encoder), ("random weights", random_twin(encoder))):
-        layer, accuracy = best(layer_table(clip_vectors(model, waves, rate), score))
+        layer, accuracy = best(layer_table(clip_vectors(model, waves, rate, "statistics"), score))
         rows.append([name, f"{100 * accuracy:.1f} %", f"layer {layer}"])
     rows.append(["log-mel mean and std", f"{100 * score(baseline_vectors(encoder, waves)):.1f} %", ""])
     rows.append(["chance", f"{100 * max(labels.count(label) for label in set(labels)) / len(labels):.1f} %", ""])

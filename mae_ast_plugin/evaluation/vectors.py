@@ -8,10 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ast_plugin.encoder import AudioEncoder, normalised, pool_mean, pool_segments
+from mae_ast_plugin.encoder import AudioEncoder, normalised, pool_mean, pool_segments, pool_statistics
 from mae_ast_plugin.evaluation.knn import log_mel_statistics
 
-POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": pool_mean, "segments": pool_segments}
+POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": pool_mean,
+    "statistics": pool_statistics,
+    "segments": pool_segments,
+}
 
 
 @torch.no_grad()
