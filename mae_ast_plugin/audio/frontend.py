@@ -8,7 +8,7 @@ always computed in float32. The constants follow ``torchaudio.compliance.kaldi``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,38 +67,64 @@ class KaldiFrames(nn.Module):
         """Count the frames of a clip of ``num_samples`` samples."""
         return max(0, 1 + (num_samples - self.window_size) // self.hop)
 
-    def frames(self, waveforms: Tensor) -> Tensor:
-        """Map waveforms (B, S) to frames before the window (B, T, window), without their mean."""
+    def raw_frames(self, waveforms: Tensor) -> Tensor:
+        """Cut waveforms (B, S) into overlapping frames (B, T, window), a view."""
         if waveforms.shape[-1] < self.window_size:
             raise PlainError(
                 f"a clip of {waveforms.shape[-1]} samples is shorter than one analysis window of {self.window_size} "
                 f"samples; pad it or leave it out"
             )
-        frames = waveforms.float().unfold(-1, self.window_size, self.hop)
-        return frames - frames.mean(dim=-1, keepdim=True)
+        return waveforms.unfold(-1, self.window_size, self.hop)
 
-    def power(self, frames: Tensor) -> Tensor:
-        """Map frames (B, T, window) to their power spectrum (B, T, fft_size // 2 + 1)."""
-        # the first sample of a frame is its own predecessor
-        previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-        windowed = torch.addcmul(frames * self.window, previous, self.window, value=-PREEMPHASIS)
-        spectrum = torch.fft.rfft(windowed, n=self.fft_size)
-        return spectrum.real.square() + spectrum.imag.square()
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Map waveforms (B, S) to the power spectrum of their frames (B, T, fft_size // 2 + 1)."""
+        waveforms = waveforms.float()
+        raw = self.raw_frames(waveforms)
+        # Pre-emphasis of a frame without its mean m is that of the waveform less (1 - a) m, but for the frame's first
+        # sample, which is its own predecessor: done once for the waveform instead of for every overlapping frame.
+        shift = raw.mean(dim=-1, keepdim=True) * (1 - PREEMPHASIS)
+        emphasised = waveforms - PREEMPHASIS * nn.functional.pad(waveforms, (1, 0))[..., :-1]
+        frames = self.raw_frames(emphasised) - shift
+        frames[..., 0] = raw[..., 0] * (1 - PREEMPHASIS) - shift[..., 0]
+        spectrum = torch.fft.rfft(frames.mul_(self.window), n=self.fft_size)
+        return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
 
 
 class KaldiFbank(KaldiFrames):
     """Log-mel filter bank energies, natural logarithm, floored at float32's epsilon (B, S) -> (B, T, num_mel_bins)."""
 
+    CPU_BLOCK_FRAMES = 1000  # ten seconds: what a processor's cache holds; a GPU takes the whole batch at once
+    NUM_BANDS = 4
+
     def __init__(self, num_mel_bins: int = 128, sample_rate: int = 16000) -> None:
         super().__init__(sample_rate)
         self.num_features = num_mel_bins
         self.filters: Tensor
-        self.register_buffer("filters", kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate), persistent=False)
+        filters = kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate)
+        self.register_buffer("filters", filters, persistent=False)
+        self.bands = list(_bands(filters, -(-num_mel_bins // self.NUM_BANDS)))
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        block = len(waveforms)
+        if waveforms.device.type == "cpu":
+            block = max(1, self.CPU_BLOCK_FRAMES // max(1, self.num_frames(waveforms.shape[-1])))
         with torch.autocast(waveforms.device.type, enabled=False):
-            energies = self.power(self.frames(waveforms)) @ self.filters
-            return energies.clamp_(min=LOG_FLOOR).log_()
+            return torch.cat([self._log_mel(part) for part in waveforms.split(block)])
+
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
+        power = self.power(waveforms)
+        # a triangle covers few of the spectrum's bins: multiply band by band instead of with a matrix of zeros
+        energies = [power[..., bins] @ self.filters[bins, mels] for bins, mels in self.bands]
+        return torch.cat(energies, dim=-1).clamp_(min=LOG_FLOOR).log_()
+
+
+def _bands(filters: Tensor, width: int) -> Iterator[tuple[slice, slice]]:
+    """Split filters (bins, mels) into groups of ``width`` and name the spectrum's bins that each group covers."""
+    for first in range(0, filters.shape[1], width):
+        mels = slice(first, min(first + width, filters.shape[1]))
+        covered = filters[:, mels].any(dim=1).nonzero()
+        low, high = (int(covered[0]), int(covered[-1]) + 1) if len(covered) else (0, 1)
+        yield slice(low, high), mels
 
 
 class KaldiSpectrogram(KaldiFrames):
@@ -117,9 +143,10 @@ class KaldiSpectrogram(KaldiFrames):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
-            frames = self.frames(waveforms)
-            spectrum = self.power(frames).clamp(min=LOG_FLOOR).log()
-            energy = frames.square().sum(dim=-1, keepdim=True).clamp(min=1.0).log()  # Kaldi floors energies at one
+            spectrum = self.power(waveforms).clamp(min=LOG_FLOOR).log()
+            raw = self.raw_frames(waveforms.float())
+            energy = (raw - raw.mean(dim=-1, keepdim=True)).square().sum(dim=-1, keepdim=True)
+            energy = energy.clamp(min=1.0).log()  # Kaldi floors energies at one
             return torch.cat([energy, spectrum[..., 1:]], dim=-1)[..., : self.num_features]
 
 
