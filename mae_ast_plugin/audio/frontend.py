@@ -79,14 +79,13 @@ class KaldiFrames(nn.Module):
     def power(self, waveforms: Tensor) -> Tensor:
         """Map waveforms (B, S) to the power spectrum of their frames (B, T, fft_size // 2 + 1)."""
         waveforms = waveforms.float()
-        raw = self.raw_frames(waveforms)
-        # Pre-emphasis of a frame without its mean m is that of the waveform less (1 - a) m, but for the frame's first
-        # sample, which is its own predecessor: done once for the waveform instead of for every overlapping frame.
-        shift = raw.mean(dim=-1, keepdim=True) * (1 - PREEMPHASIS)
-        emphasised = waveforms - PREEMPHASIS * nn.functional.pad(waveforms, (1, 0))[..., :-1]
-        frames = self.raw_frames(emphasised) - shift
-        frames[..., 0] = raw[..., 0] * (1 - PREEMPHASIS) - shift[..., 0]
-        spectrum = torch.fft.rfft(frames.mul_(self.window), n=self.fft_size)
+        # Pre-emphasis of a frame without its mean m is that of the waveform less (1 - a) m: done once for the waveform
+        # instead of for every overlapping frame. A frame's first sample, which has no predecessor, meets the window's
+        # zero; it is left out, and a frame that begins a sample later has the same power.
+        shift = self.raw_frames(waveforms).mean(dim=-1, keepdim=True) * (1 - PREEMPHASIS)
+        emphasised = torch.sub(waveforms[..., 1:], waveforms[..., :-1], alpha=PREEMPHASIS)
+        frames = emphasised.unfold(-1, self.window_size - 1, self.hop) - shift
+        spectrum = torch.fft.rfft(frames.mul_(self.window[1:]), n=self.fft_size)
         return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -81,6 +81,7 @@ class MaskSettings:
     min_space: int = 0
 
 
+@lru_cache(maxsize=4096)
 def count_visible(num_tokens: int, ratio: float) -> int:
     """Count the tokens that stay visible, with the original's truncation in float arithmetic."""
     return max(1, int((1 - ratio) * num_tokens))
@@ -97,7 +98,8 @@ def mask_of(hidden: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> 
     index = torch.arange(rows, device=device)
     before = hidden.cumsum(dim=1)
     # each token's place among the visible ones, or behind all of those among the hidden ones
-    place = torch.where(hidden, before + (most_visible - 1), index - before)
+    place = index - before
+    torch.where(hidden, before.add_(most_visible - 1), place, out=place)
     if min(request.num_tokens) < rows:
         place = torch.where(request.valid, place, most_visible + most_hidden)
     filled = torch.full((hidden.shape[0], most_visible + most_hidden + 1), rows, device=device)
@@ -109,7 +111,14 @@ def mask_of(hidden: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> 
 def _hide_lowest(rank: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> Tensor:
     """True (B, N) at the ``num_hidden`` tokens of lowest ``rank``, whose values must differ within a row."""
     if len(set(num_hidden)) == 1 and min(request.num_tokens) == request.row_length:
-        last = rank.kthvalue(num_hidden[0], dim=1, keepdim=True).values if num_hidden[0] else rank.new_full((1, 1), -1)
+        # the highest hidden one is the lowest of the others and itself: whichever list is shorter is looked through
+        hidden, others = num_hidden[0], request.row_length - num_hidden[0] + 1
+        if not hidden:
+            last = rank.new_full((1, 1), -1)
+        elif others < hidden:
+            last = rank.topk(others, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        else:
+            last = rank.topk(hidden, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
     else:
         rank = rank.masked_fill(~request.valid, torch.iinfo(rank.dtype).max)
         wanted = on_device(num_hidden, rank.device)[:, None]
@@ -124,7 +133,7 @@ def _by_share(rank: Tensor, request: MaskRequest, ratio: float, tie_break: Tenso
     ``tie_break`` (B, N) orders equals otherwise, by different whole numbers below N.
     """
     order = torch.arange(request.row_length, device=rank.device) if tie_break is None else tie_break
-    unique = rank * request.row_length + order
+    unique = (rank * request.row_length).add_(order)
     num_hidden = [n - count_visible(n, ratio) for n in request.num_tokens]
     return mask_of(_hide_lowest(unique, num_hidden, request), num_hidden, request)
 
@@ -138,6 +147,10 @@ def _shared(request: MaskRequest) -> tuple[MaskRequest, list[int]]:
 
 def _share_out(mask: TokenMask, places: list[int]) -> TokenMask:
     """Give each clip the row of the shared ``mask`` that is its own."""
+    if len(mask.num_visible) == 1:  # no copies: all clips look at the one row
+        visible, hidden = (index.expand(len(places), -1) for index in (mask.visible, mask.hidden))
+        num_visible, num_hidden = mask.num_visible * len(places), mask.num_hidden * len(places)
+        return TokenMask(visible, hidden, mask.num_tokens, num_visible, num_hidden)
     rows = on_device(places, mask.visible.device)
     return TokenMask(
         mask.visible[rows],

@@ -16,21 +16,26 @@ _SECOND = 0x94D049BB133111EB - (1 << 64)
 _MASK64 = (1 << 64) - 1
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
+def _shift_right_(x: Tensor, bits: int) -> Tensor:
+    x.bitwise_right_shift_(bits)
+    return x.bitwise_and_((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)).mul_(_FIRST)
-    x = x.bitwise_xor_(_shift_right(x, 27)).mul_(_SECOND)
-    return x.bitwise_xor_(_shift_right(x, 31))
+def _mix_(x: Tensor) -> Tensor:
+    # in place: fresh memory costs more than the arithmetic
+    shifted = torch.empty_like(x)
+    for bits, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+        x.bitwise_xor_(_shift_right_(shifted.copy_(x), bits))
+        if factor != 1:
+            x.mul_(factor)
+    return x
 
 
 def random_bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
     """Draw 40 random bits for each seed: (B,) int64 -> (B, count) int64; another ``stream``, other numbers."""
     first = 1 + stream * 0x100000
     place = torch.arange(first, first + count, device=seeds.device) * _GOLDEN
-    return _shift_right(_mix(seeds[:, None] + place), 24)
+    return _shift_right_(_mix_(seeds[:, None] + place), 24)
 
 
 def uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
