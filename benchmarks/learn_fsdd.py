@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from mae_ast_plugin.audio.reader import read
-from mae_ast_plugin.demo.results import random_twin
 from mae_ast_plugin.encoder import AudioEncoder, load_model
+from mae_ast_plugin.evaluation.baselines import random_twin
 from mae_ast_plugin.evaluation.knn import best, format_table, layer_table, leave_one_group_out
 from mae_ast_plugin.evaluation.vectors import POOLINGS, baseline_vectors, clip_vectors
 

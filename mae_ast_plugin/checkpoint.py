@@ -1,21 +1,18 @@
-"""Checkpoint files: tell the format, load it as data, never as code.
+"""Checkpoints: tell whose they are, bring them to our names, rebuild the network, write them as a plain folder.
 
-Reads checkpoints of this plugin's training and the published MAE-AST layout, both fairseq containers of a
-configuration and named tensors. Needs no fairseq.
+Reads checkpoints of this plugin's training, folders it exported, and the published MAE-AST layout. Needs no fairseq.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.containers import CheckpointError, read_container, read_folder, write_folder
 from mae_ast_plugin.methods import mae_ast
 from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, network_problems
@@ -23,13 +20,7 @@ from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 
 OUR_PREFIX = "autoencoder."
 TABLE_SUFFIX = ".sinusoid.table"
-
-
-class CheckpointError(PlainError):
-    """A checkpoint file that cannot be used; the message begins with its path."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+FOLDER_FORMAT, FOLDER_VERSION = "mae_ast_plugin", 1
 
 
 @dataclass(frozen=True)
@@ -42,30 +33,6 @@ class Checkpoint:
     task: TaskSettings
     state: dict[str, Tensor]
     num_updates: int
-
-
-def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Read a file written by torch.save as plain data; CheckpointError says why where that is impossible or unsafe."""
-    if not Path(path).is_file():
-        raise CheckpointError(path, "there is no such file")
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "global" in str(error)):
-            what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "a Python object")
-            raise CheckpointError(
-                path,
-                f"it holds code, not only data ({what.rstrip('.')}), and is not opened; "
-                "convert it to plain tensors where you trust its source",
-            ) from error
-        raise CheckpointError(path, "it is not a checkpoint, or it is damaged") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            path, "it is truncated or not a checkpoint; copy it again or take an older one"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(path, f"it holds a {type(content).__name__}, not the dictionary of a checkpoint")
-    return content
 
 
 def _settings(path: str | Path, content: Mapping[str, Any]) -> tuple[ModelSettings, TaskSettings]:
@@ -85,7 +52,9 @@ def _num_updates(content: Mapping[str, Any]) -> int:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Load a checkpoint of any known format; CheckpointError where it is none."""
+    """Load a checkpoint file or an exported folder of any known format; CheckpointError where it is none."""
+    if Path(path).is_dir():
+        return _load_folder(path)
     content = read_container(path)
     tensors = content.get("model")
     if not isinstance(tensors, Mapping) or not tensors:
@@ -101,6 +70,35 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     else:
         raise CheckpointError(path, f"its tensors are of no known method (first: {next(iter(tensors))})")
     return Checkpoint(str(path), origin, model, task, state, _num_updates(content))
+
+
+def _load_folder(path: str | Path) -> Checkpoint:
+    content = read_folder(path)
+    if content.get("format") != FOLDER_FORMAT:
+        raise CheckpointError(path, f"its config.json is of format {content.get('format')!r}, not {FOLDER_FORMAT!r}")
+    version = content.get("version")
+    if version != FOLDER_VERSION:
+        raise CheckpointError(
+            path, f"it was exported in version {version} of the format, this program knows {FOLDER_VERSION}; update it"
+        )
+    if not isinstance(content.get("model"), Mapping) or not isinstance(content.get("task"), Mapping):
+        raise CheckpointError(path, "its config.json has no model and task, so its network cannot be rebuilt")
+    model, task = from_mapping(ModelSettings, content["model"]), from_mapping(TaskSettings, content["task"])
+    origin, updates = str(content.get("origin", "")), int(content.get("num_updates", 0))
+    return Checkpoint(str(path), origin, model, task, content["state"], updates)
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Write a checkpoint as a folder of ``model.safetensors`` and ``config.json``; `load_checkpoint` gives it back."""
+    content = {
+        "format": FOLDER_FORMAT,
+        "version": FOLDER_VERSION,
+        "origin": checkpoint.origin,
+        "num_updates": checkpoint.num_updates,
+        "model": asdict(checkpoint.model),
+        "task": asdict(checkpoint.task),
+    }
+    write_folder(folder, content, checkpoint.state)
 
 
 def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: str | Path) -> None:

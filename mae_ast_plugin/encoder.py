@@ -6,137 +6,248 @@ upstreams. Needs torch and the rooms below, no fairseq.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
-from mae_ast_plugin.audio.resample import resample
+from mae_ast_plugin.audio.waveforms import Clip, as_waveforms
 from mae_ast_plugin.checkpoint import Checkpoint, build_network, load_checkpoint
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import frontend_of
-from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
+from mae_ast_plugin.nn.autoencoder import Encoded, MaskedAutoencoder
+from mae_ast_plugin.pooling import pool_mean
+from mae_ast_plugin.segments import Segment, batches_of, segments_of
+
+# What becomes of the C patches of one time step, low frequency first: (B, N, D), C -> (B, steps, width).
+COLUMNS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "join": lambda tokens, num_chan: tokens.unflatten(1, (-1, num_chan)).flatten(2),
+    "mean": lambda tokens, num_chan: tokens.unflatten(1, (-1, num_chan)).mean(dim=2),
+    "flat": lambda tokens, num_chan: tokens,
+}
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a batch, one step per column of patches.
+    """Embeddings of a batch; what lies behind a clip's own steps is zero.
 
-    ``hidden_states`` holds the tokens' embedding (with positions) and the output of every layer, each (B, T, C x D):
-    the C patches of a column side by side, low frequency first. ``frames`` (B, T, C x D) is the last of them,
-    ``lengths`` (B,) says how many steps belong to each clip, ``step_seconds`` how far they are apart.
+    ``frames`` (B, T, W) is the output of the network (after the last norm, where it ends in one), ``hidden_states`` the
+    tokens' embedding with positions and the output of every layer, each (B, T, W), ``lengths`` (B,) how many steps
+    belong to each clip, ``times_seconds`` (T,) where the middle of each step lies, ``step_seconds`` how far they are
+    apart.
     """
 
+    frames: Tensor
     hidden_states: list[Tensor]
     lengths: Tensor
+    times_seconds: Tensor
     step_seconds: float
 
     @property
-    def frames(self) -> Tensor:
-        """Output of the last layer (B, T, C x D)."""
-        return self.hidden_states[-1]
-
-    @property
     def clip(self) -> Tensor:
-        """Mean of the last layer over each clip's own steps (B, C x D)."""
+        """Mean of ``frames`` over each clip's own steps (B, W)."""
         return pool_mean(self.frames, self.lengths)
-
-
-def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
-    return (torch.arange(frames.shape[1], device=frames.device) < lengths[:, None])[..., None].to(frames.dtype)
-
-
-def pool_mean(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Average over each clip's own steps: (B, T, D), (B,) -> (B, D)."""
-    valid = _valid(frames, lengths)
-    return (frames * valid).sum(dim=1) / valid.sum(dim=1)
-
-
-def pool_statistics(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Join mean and standard deviation over each clip's own steps: (B, T, D), (B,) -> (B, 2 D)."""
-    mean = pool_mean(frames, lengths)
-    variance = pool_mean((frames - mean[:, None]).square(), lengths)
-    return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
-
-
-def pool_segments(frames: Tensor, lengths: Tensor, num_segments: int = 3) -> Tensor:
-    """Average over equal parts of each clip and join them in order: (B, T, D), (B,) -> (B, num_segments x D).
-
-    Keeps the order of events, which a mean over the clip loses. A clip with fewer steps than segments repeats steps.
-    """
-    steps = torch.arange(frames.shape[1], device=frames.device)
-    parts = []
-    for segment in range(num_segments):
-        begin = (lengths * segment) // num_segments
-        end = torch.maximum((lengths * (segment + 1)) // num_segments, begin + 1)
-        inside = ((steps >= begin[:, None]) & (steps < end[:, None]))[..., None].to(frames.dtype)
-        parts.append((frames * inside).sum(dim=1) / inside.sum(dim=1))
-    return torch.cat(parts, dim=1)
 
 
 class AudioEncoder(nn.Module):
     """A pretrained network with its front end: waveforms of any length in, :class:`Embeddings` out.
 
     Clips of a batch do not influence each other: padding is masked, and only patches that a clip fills itself count (a
-    clip shorter than one patch is padded with zeros to one).
+    clip shorter than one patch is padded with zeros to one). A clip longer than ``window_seconds`` is embedded in equal
+    windows of at most that, each of which sees itself only; the batches the network is run on hold at most
+    ``batch_seconds`` of audio, so that memory does not grow with the number of clips but for the result itself.
+
+    ``columns`` says what becomes of the C patches of one time step: ``join`` (side by side, W = C D), ``mean`` (their
+    average, W = D) or ``flat`` (a step each, low frequency first, W = D). ``precision`` bfloat16 computes with
+    autocast; results are float32.
     """
 
-    def __init__(self, frontend: FrontEnd, network: MaskedAutoencoder, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        frontend: FrontEnd,
+        network: MaskedAutoencoder,
+        checkpoint: Checkpoint | None = None,
+        *,
+        columns: str = "join",
+        window_seconds: float = 60.0,
+        batch_seconds: float = 120.0,
+        precision: str = "float32",
+    ) -> None:
         super().__init__()
+        for name, value, choices in (("columns", columns, tuple(COLUMNS)), ("precision", precision, PRECISIONS)):
+            if value not in choices:
+                raise PlainError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        for name, seconds in (("window_seconds", window_seconds), ("batch_seconds", batch_seconds)):
+            if not seconds > 0:
+                raise PlainError(f"{name} is {seconds}; it must be more than 0")
         self.frontend, self.network, self.checkpoint = frontend, network, checkpoint
+        self.columns, self.precision = columns, precision
+        self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.network.decoder_mask_token.device
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of the waveforms that the network was trained on [Hz]; others are resampled to it."""
+        return self.frontend.sample_rate
 
     @property
     def shortest(self) -> int:
         """Samples of the shortest clip that fills a patch; shorter ones are padded to it."""
         return self.frontend.num_samples(self.network.tokens.num_frames(1))
 
-    def _waveforms(self, waveforms: Sequence[Tensor | np.ndarray], sample_rate: int) -> list[Tensor]:
-        if len(waveforms) == 0:
-            raise PlainError("there are no waveforms to embed; give at least one")
-        device = self.network.decoder_mask_token.device
-        ready = []
-        for number, waveform in enumerate(waveforms):
-            tensor = torch.as_tensor(waveform)
-            if tensor.dim() != 1 or tensor.numel() == 0 or not tensor.is_floating_point():
-                raise PlainError(
-                    f"waveform {number} has shape {tuple(tensor.shape)} and type {tensor.dtype}; it must be one "
-                    f"channel of "
-                    "at least one floating-point sample"
-                )
-            if sample_rate != self.frontend.sample_rate:
-                tensor = torch.from_numpy(
-                    resample(tensor.cpu().float().numpy(), sample_rate, self.frontend.sample_rate)
-                )
-            ready.append(tensor.to(device, torch.float32))
-        return ready
+    @property
+    def steps_per_column(self) -> int:
+        """Steps that one column of patches gives."""
+        return self.network.tokens.num_chan if self.columns == "flat" else 1
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples (at ``sample_rate``) between two steps; with ``flat`` columns, a column's share."""
+        return self.network.tokens.stride_time * self.frontend.hop // self.steps_per_column
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds between two columns of patches."""
+        return self.network.tokens.stride_time * self.frontend.hop / self.frontend.sample_rate
+
+    @property
+    def dim(self) -> int:
+        """Width W of a step."""
+        return self.network.embed.out_features * (self.network.tokens.num_chan if self.columns == "join" else 1)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the encoder: ``hidden_states`` has one entry more."""
+        return len(self.network.encoder.layers)
+
+    def num_steps(self, num_samples: int) -> int:
+        """Count the steps of a clip of ``num_samples`` samples at ``sample_rate``."""
+        return self._num_columns(num_samples) * self.steps_per_column
 
     def forward(
-        self, waveforms: Sequence[Tensor | np.ndarray], sample_rate: int = 16000, with_decoder: bool = False
+        self,
+        waveforms: Clip | Sequence[Clip],
+        sample_rate: int | Sequence[int] = 16000,
+        lengths: Sequence[int] | Tensor | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        with_decoder: bool = False,
     ) -> Embeddings:
-        """Embed 1-D ``waveforms`` of any lengths, all at ``sample_rate``; they are resampled where needed."""
-        ready = self._waveforms(waveforms, sample_rate)
-        frames = [self.frontend.num_frames(max(self.shortest, len(waveform))) for waveform in ready]
-        spectrogram = self.frontend(pad_waveforms(ready, self.shortest), frames)
+        """Embed a list of 1-D ``waveforms`` of any lengths, or a padded batch (B, S) with ``lengths`` in samples.
+
+        ``sample_rate`` [Hz] is one for all or one for each. ``layers`` keeps only these entries of ``hidden_states``
+        (0 is the embedding, -1 the last layer; ``()`` none) and runs no layer above them; ``frames`` is then the output
+        of the last layer that was run. ``with_decoder`` goes on through the decoder's layers. PlainError says what is
+        wrong with the waveforms.
+        """
+        resampler = self.checkpoint.task.resampler if self.checkpoint else "soxr"
+        clips = as_waveforms(waveforms, sample_rate, self.sample_rate, lengths=lengths, resampler=resampler)
+        wanted, until = self._wanted(layers, with_decoder)
+        # by layer, by segment; the frames last
+        pieces: list[dict[Segment, Tensor]] = [{} for _ in range(len(wanted) + 1)]
+        batches = self._batches([self._num_columns(len(clip)) for clip in clips])
+        for batch in batches:
+            parts = [self._part(clips[segment.clip], segment).to(self.device) for segment in batch]
+            encoded, steps = self._encode(parts, until, with_decoder)
+            hidden = [encoded.tokens, *encoded.stack.hidden]
+            for layer, states in enumerate([*(hidden[index] for index in wanted), encoded.stack.last]):
+                laid_out = COLUMNS[self.columns](states, self.network.tokens.num_chan).float()
+                pieces[layer].update({segment: laid_out[row, : steps[row]] for row, segment in enumerate(batch)})
+        pieces.reverse()  # each layer's pieces are let go as soon as they are joined
+        hidden_states = [_joined(pieces.pop(), len(clips)) for _ in wanted]
+        by_segment = pieces.pop()
+        own = [
+            sum(len(part) for segment, part in by_segment.items() if segment.clip == row) for row in range(len(clips))
+        ]
+        frames = _joined(by_segment, len(clips))
+        times = self._times(frames.shape[1])
+        return Embeddings(frames, hidden_states, torch.tensor(own, device=frames.device), times, self.step_seconds)
+
+    def _num_columns(self, num_samples: int) -> int:
+        frames = self.frontend.num_frames(max(self.shortest, num_samples))
+        return self.network.tokens.num_time(frames)
+
+    def _wanted(self, layers: Sequence[int] | None, with_decoder: bool) -> tuple[list[int], int | None]:
+        """The entries of the hidden states to keep, and the layer to stop after (None: run to the end)."""
+        count = 1 + self.num_layers + (len(self.network.decoder.layers) if with_decoder else 0)
+        if layers is None:
+            return list(range(count)), None
+        for layer in layers:
+            if not -count <= layer < count:
+                raise PlainError(
+                    f"there is no layer {layer}; this network has 0 (the tokens' embedding) to {count - 1}"
+                )
+        wanted = [layer % count for layer in layers]
+        stops_early = bool(wanted) and not with_decoder and max(wanted) < self.num_layers
+        return wanted, max(wanted) if stops_early else None
+
+    def _batches(self, num_columns: list[int]) -> list[list[Segment]]:
+        if self.network.count_partial or self.training:
+            # what a clip gives then depends on its batch (the original's tokens; statistics of the input), or a
+            # gradient needs all of it at once anyway
+            return [[Segment(clip, 0, count) for clip, count in enumerate(num_columns)]]
+        window, batch = (
+            max(1, int(seconds * self.sample_rate) // (self.network.tokens.stride_time * self.frontend.hop))
+            for seconds in (self.window_seconds, self.batch_seconds)
+        )
+        segments = [part for clip, count in enumerate(num_columns) for part in segments_of(clip, count, window)]
+        return batches_of(segments, batch)
+
+    def _part(self, clip: Tensor, segment: Segment) -> Tensor:
+        """The samples of a segment; a clip's last segment keeps what is left over, as the clip alone would."""
+        stride = self.network.tokens.stride_time * self.frontend.hop
+        frames = self.network.tokens.num_frames(segment.num_steps)
+        begin = segment.first_step * stride
+        is_last = segment.first_step + segment.num_steps == self._num_columns(len(clip))
+        return clip[begin:] if is_last else clip[begin : begin + self.frontend.num_samples(frames)]
+
+    def _encode(self, parts: list[Tensor], until: int | None, with_decoder: bool) -> tuple[Encoded, list[int]]:
+        frames = [self.frontend.num_frames(max(self.shortest, len(part))) for part in parts]
+        spectrogram = self.frontend(pad_waveforms(parts, self.shortest), frames)
         clips = self.network.cut(spectrogram, frames)
-        encoded = self.network.features(clips, with_decoder=with_decoder)
-        columns = self.network.tokens.num_chan
-        steps = torch.tensor(clips.num_tokens, device=spectrogram.device) // columns
-        hidden = [states.unflatten(1, (-1, columns)).flatten(2) for states in [encoded.tokens, *encoded.stack.hidden]]
-        seconds = self.network.tokens.stride_time * self.frontend.hop / self.frontend.sample_rate
-        return Embeddings(hidden, steps, seconds)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            encoded = self.network.features(clips, until=until, with_decoder=with_decoder)
+        per_column = self.network.tokens.num_chan // self.steps_per_column
+        return encoded, [count // per_column for count in clips.num_tokens]
+
+    def _times(self, num_steps: int) -> Tensor:
+        tokens, frontend = self.network.tokens, self.frontend
+        column = torch.arange(num_steps, dtype=torch.float64) // self.steps_per_column
+        middle = (tokens.kernel_time - 1) / 2 * frontend.hop + frontend.window_size / 2
+        return (column * tokens.stride_time * frontend.hop + middle) / frontend.sample_rate
 
 
-def load_model(path: str | Path) -> AudioEncoder:
-    """Load a checkpoint of any known format as an encoder in evaluation mode; CheckpointError says why it cannot be."""
-    checkpoint = load_checkpoint(path)
-    return AudioEncoder(frontend_of(checkpoint.task), build_network(checkpoint), checkpoint).eval()
+def _joined(pieces: dict[Segment, Tensor], num_clips: int) -> Tensor:
+    """Put the segments (steps, W) of each clip behind each other and pad the clips with zeros: (B, T, W)."""
+    by_clip: list[list[Segment]] = [[] for _ in range(num_clips)]
+    for segment in sorted(pieces, key=lambda s: s.first_step):
+        by_clip[segment.clip].append(segment)
+    rows = [
+        torch.cat([pieces[segment] for segment in segments]) if len(segments) > 1 else pieces[segments[0]]
+        for segments in by_clip
+    ]
+    return rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)
 
 
-def normalised(frames: Tensor) -> Tensor:
-    """Bring each step to mean 0 and variance 1 over its values, so that layers of any scale pool alike."""
-    return F.layer_norm(frames, frames.shape[-1:])
+def encoder_of(checkpoint: Checkpoint, **options: Any) -> AudioEncoder:
+    """Build the encoder of a checkpoint, in evaluation mode; ``options`` are those of :class:`AudioEncoder`."""
+    return AudioEncoder(frontend_of(checkpoint.task), build_network(checkpoint), checkpoint, **options).eval()
+
+
+def load_model(path: str | Path, *, device: str | torch.device = "cpu", **options: Any) -> AudioEncoder:
+    """Load a checkpoint of any known format as an encoder in evaluation mode.
+
+    ``path`` is a checkpoint of this plugin's training, a published one, or a folder written by ``export``; ``options``
+    are those of :class:`AudioEncoder`. CheckpointError says why a file cannot be used; nothing in it is executed.
+    """
+    return encoder_of(load_checkpoint(path), **options).to(device)

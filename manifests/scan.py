@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,11 +19,11 @@ from typing import Any
 from sortedcontainers import SortedDict
 from tqdm import tqdm
 
-from mae_ast_plugin.audio.manifest import check_name, write_atomically, write_manifest
+from mae_ast_plugin.audio.listing import EXTENSIONS, find_files
+from mae_ast_plugin.audio.manifest import write_atomically, write_manifest
 from mae_ast_plugin.audio.reader import AudioError, AudioInfo, probe
 from mae_ast_plugin.errors import PlainError
 
-EXTENSIONS = "wav,flac,ogg,oga,opus,mp3,m4a,mp4,aac,mkv,mka,webm,sph,aif,aiff,aifc,au,caf,w64"
 SPLITS = ("train", "valid", "test")
 FILES_PER_TASK = 64
 
@@ -78,36 +77,6 @@ def run(options: argparse.Namespace) -> None:
     if not findings.clips:
         raise PlainError(f"no clip below {root} can be used: see {out / 'unreadable.tsv'} and the limits of length")
     _write_splits(out, root, findings.clips, options)
-
-
-def find_files(root: str, extensions: tuple[str, ...], unreadable: dict[str, str]) -> Iterator[str]:
-    """Give the relative paths of all files with one of the endings; what cannot be listed goes to ``unreadable``.
-
-    Links are followed. A folder that can be reached on several ways is entered once, by its real place where that lies
-    below ``root``, so that loops end and no clip is listed twice.
-    """
-    folders, linked, entered = deque([""]), deque[str](), set[tuple[int, int]]()
-    while folders or linked:
-        folder = folders.popleft() if folders else linked.popleft()
-        try:
-            status = os.stat(os.path.join(root, folder))
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(os.path.join(root, folder)) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            unreadable[folder or "."] = f"the folder cannot be listed: {error.strerror}"
-            continue
-        for entry in entries:
-            name = os.path.join(folder, entry.name)
-            if os.path.isdir(entry.path):
-                (linked if entry.is_symlink() else folders).append(name)
-            elif entry.name.lower().endswith(extensions):
-                if reason := check_name(name) or _file_problem(entry.path):
-                    unreadable[name] = reason
-                else:
-                    yield name
 
 
 def probe_all(root: str, names: Sequence[str], num_jobs: int) -> Iterator[tuple[str, AudioInfo | str]]:
@@ -222,11 +191,6 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise PlainError(f"--jobs {options.jobs} is too few: give 1 or more")
 
-
-def _file_problem(path: str) -> str | None:
-    if os.path.isfile(path):
-        return None
-    return "is a link that leads nowhere" if os.path.islink(path) else "is not a regular file"
 
 
 def _unreadable_line(item: tuple[str, Any]) -> bytes:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mae_ast_plugin import load_model
-from mae_ast_plugin.encoder import AudioEncoder, pool_mean, pool_segments, pool_statistics
+from mae_ast_plugin.encoder import AudioEncoder
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
+from mae_ast_plugin.pooling import pool_mean, pool_segments, pool_statistics
 
 PATCH = {
     "ast_kernel_size_chan": 16,
@@ -91,7 +92,7 @@ def test_another_sample_rate_is_resampled(encoder: AudioEncoder) -> None:
         ([], "at least one"),
         ([torch.zeros(2, 100)], r"\(2, 100\)"),
         ([torch.zeros(100, dtype=torch.int16)], "int16"),
-        ([torch.zeros(0)], r"\(0,\)"),
+        ([torch.zeros(0)], "waveform 0 has no samples"),
     ],
 )
 def test_what_is_no_waveform_is_refused_in_a_sentence(

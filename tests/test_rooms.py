@@ -15,16 +15,25 @@ PACKAGE = "mae_ast_plugin"
 TRAINER = {"fairseq", "fairseq_cli", "hydra", "omegaconf"}
 
 # what the rooms for inference may import; a room may always import itself
+_BASE = {"errors", "audio", "nn", "methods"}
+_INFERENCE = _BASE | {"containers", "checkpoint", "segments", "pooling", "encoder"}
 GROUND: dict[str, set[str]] = {
     "errors": set(),
     "audio": {"errors"},
     "nn": {"errors"},
     "methods": {"nn", "audio", "errors"},
-    "checkpoint": {"methods", "nn", "audio", "errors"},
-    "encoder": {"checkpoint", "methods", "nn", "audio", "errors"},
-    "evaluation": {"encoder", "checkpoint", "methods", "nn", "audio", "errors"},
-    "view": {"encoder", "checkpoint", "methods", "nn", "audio", "errors"},
-    "demo": {"view", "evaluation", "encoder", "checkpoint", "methods", "nn", "audio", "errors"},  # trains by command
+    "containers": {"errors"},
+    "checkpoint": _BASE | {"containers"},
+    "segments": set(),
+    "pooling": set(),
+    "encoder": _INFERENCE,
+    "corpus": _INFERENCE,
+    "evaluation": _INFERENCE | {"corpus"},
+    "view": _INFERENCE,
+    "onnx": _INFERENCE,
+    "commands": _INFERENCE | {"corpus", "evaluation", "onnx"},
+    "__main__": {"commands", "errors"},
+    "demo": _INFERENCE | {"corpus", "view", "evaluation"},  # trains by command
     "": {"encoder", "checkpoint", "errors"},  # the package's face
 }
 # the fairseq side: these import everything below, and only they know the trainer

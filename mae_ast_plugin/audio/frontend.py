@@ -104,10 +104,10 @@ class KaldiFbank(KaldiFrames):
         self.bands = list(_bands(filters, -(-num_mel_bins // self.NUM_BANDS)))
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        block = len(waveforms)
-        if waveforms.device.type == "cpu":
-            block = max(1, self.CPU_BLOCK_FRAMES // max(1, self.num_frames(waveforms.shape[-1])))
         with torch.autocast(waveforms.device.type, enabled=False):
+            if waveforms.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
+                return self._log_mel(waveforms)
+            block = max(1, self.CPU_BLOCK_FRAMES // max(1, self.num_frames(waveforms.shape[-1])))
             return torch.cat([self._log_mel(part) for part in waveforms.split(block)])
 
     def _log_mel(self, waveforms: Tensor) -> Tensor:
@@ -193,13 +193,15 @@ def add_deltas(features: Tensor, num_frames: Sequence[int] | None = None) -> Ten
 
     ``num_frames`` of each clip, None where all have T: what lies behind a clip must not enter its last differences.
     """
-    steps = torch.arange(-2, features.shape[1] + 2, device=features.device)
-    longest = [features.shape[1]] * features.shape[0] if num_frames is None else [max(1, n) for n in num_frames]
-    last = torch.tensor(longest, device=features.device)[:, None] - 1
-    index = torch.minimum(steps.clamp(min=0), last)[..., None]
+    steps = torch.arange(-2, features.shape[1] + 2, device=features.device).clamp(min=0)
+    if num_frames is None:
+        index = steps.clamp(max=features.shape[1] - 1)[None, :, None]
+    else:
+        last = torch.tensor([max(1, n) for n in num_frames], device=features.device)[:, None] - 1
+        index = torch.minimum(steps, last)[..., None]
 
     def delta(x_btf: Tensor) -> Tensor:
-        padded = x_btf.gather(1, index.expand(-1, -1, x_btf.shape[2]))
+        padded = x_btf.gather(1, index.expand(len(x_btf), -1, x_btf.shape[2]))
         return (2 * (padded[:, 4:] - padded[:, :-4]) + padded[:, 3:-1] - padded[:, 1:-3]) / 10
 
     first = delta(features)

@@ -13,11 +13,12 @@ import torch
 
 from mae_ast_plugin.audio.manifest import Manifest, Row
 from mae_ast_plugin.audio.reader import read
-from mae_ast_plugin.encoder import AudioEncoder, load_model
+from mae_ast_plugin.encoder import load_model
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.evaluation.baselines import random_twin
 from mae_ast_plugin.evaluation.knn import best, format_table, layer_table, stratified_folds_accuracy
 from mae_ast_plugin.evaluation.vectors import baseline_vectors, clip_vectors
-from mae_ast_plugin.methods.build import autoencoder_of, frontend_of, mask_settings_of
+from mae_ast_plugin.methods.build import mask_settings_of
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest
 from mae_ast_plugin.nn.noise import combine
 from mae_ast_plugin.view.curves import draw_curves
@@ -77,16 +78,6 @@ def draw_pictures(checkpoint: Path, manifest: Path, path: Path, max_seconds: flo
 def _spread(rows: Sequence[Row], count: int) -> list[Row]:
     """Pick ``count`` rows evenly from all, so that they are of different folders."""
     return [rows[(2 * number + 1) * len(rows) // (2 * count)] for number in range(min(count, len(rows)))]
-
-
-def random_twin(encoder: AudioEncoder, seed: int = 0) -> AudioEncoder:
-    """Give the same network fresh random weights; the input's mean and variance, which are no learning, are kept."""
-    assert encoder.checkpoint is not None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = autoencoder_of(encoder.checkpoint.model, encoder.frontend.num_features)
-    network.norm.load_state_dict(encoder.network.norm.state_dict())
-    return AudioEncoder(frontend_of(encoder.checkpoint.task), network.eval(), encoder.checkpoint)
 
 
 def score_table(checkpoint: Path, waveforms: Sequence[np.ndarray], labels: Sequence[str]) -> str:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ast_plugin.encoder import AudioEncoder, normalised, pool_mean, pool_segments, pool_statistics
+from mae_ast_plugin.encoder import AudioEncoder
 from mae_ast_plugin.evaluation.knn import log_mel_statistics
-
-POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": pool_mean,
-    "statistics": pool_statistics,
-    "segments": pool_segments,
-}
+from mae_ast_plugin.pooling import POOLINGS, normalised
 
 
 @torch.no_grad()

@@ -12,12 +12,20 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 
-def sinusoid_table(num_positions: int, dim: int) -> Tensor:
-    """Compute sin in even and cos in odd columns, w_k = 10000^(-2k / dim), in float32 as the original did: (N, dim)."""
-    position = torch.arange(num_positions, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
-    angles = position * frequency
+def sinusoid_frequencies(dim: int) -> Tensor:
+    """Compute w_k = 10000^(-2k / dim) in float32 as the original did: (dim / 2,)."""
+    return torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
+
+
+def sinusoid_rows(position: Tensor, frequency: Tensor) -> Tensor:
+    """Compute sin in even and cos in odd columns: float32 positions (N,), frequencies (dim / 2,) -> (N, dim)."""
+    angles = position[:, None] * frequency
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def sinusoid_table(num_positions: int, dim: int) -> Tensor:
+    """Compute the sinusoid of the first ``num_positions`` tokens: (N, dim)."""
+    return sinusoid_rows(torch.arange(num_positions, dtype=torch.float32), sinusoid_frequencies(dim))
 
 
 class SinusoidPositions(nn.Module):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mae_ast_plugin.audio.listing import find_files
 from mae_ast_plugin.audio.manifest import Manifest, ManifestError
 from manifests import scan
 from manifests.__main__ import main
@@ -178,7 +179,7 @@ def test_links_are_followed_and_loops_end(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
     (clips / "self").symlink_to(clips / "self")
     unreadable: dict[str, str] = {}
-    names = list(scan.find_files(str(clips), (".wav",), unreadable))
+    names = list(find_files(str(clips), (".wav",), unreadable))
     assert len(names) == len(set(names)) == 21
     assert "a_link_outside/far.wav" in names
     assert not any(name.startswith("a_link_inside") for name in names)

@@ -1,0 +1,85 @@
+"""Files that hold named tensors and their configuration, opened as data and never as code.
+
+Two containers: what ``torch.save`` wrote (fairseq's checkpoints), and a folder of ``model.safetensors`` and
+``config.json``. What the tensors mean is told elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mae_ast_plugin.errors import PlainError
+
+TENSORS, CONFIG = "model.safetensors", "config.json"
+
+
+class CheckpointError(PlainError):
+    """A checkpoint file that cannot be used; the message begins with its path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a file written by torch.save as plain data; CheckpointError says why where that is impossible or unsafe."""
+    if not Path(path).is_file():
+        raise CheckpointError(path, "there is no such file")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "global" in str(error)):
+            what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "a Python object")
+            raise CheckpointError(
+                path,
+                f"it holds code, not only data ({what.rstrip('.')}), and is not opened; "
+                "convert it to plain tensors where you trust its source",
+            ) from error
+        raise CheckpointError(path, "it is not a checkpoint, or it is damaged") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            path, "it is truncated or not a checkpoint; copy it again or take an older one"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(path, f"it holds a {type(content).__name__}, not the dictionary of a checkpoint")
+    return content
+
+
+def read_folder(path: str | Path) -> dict[str, Any]:
+    """Read a folder written by `write_folder`: its configuration, with the tensors under ``state``."""
+    folder = Path(path)
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                path, f"this folder has no {name}, so it is no exported model; give a checkpoint file or such a folder"
+            )
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(folder / CONFIG, f"it is not valid JSON ({error}); export the model again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(folder / CONFIG, f"it holds a {type(content).__name__}, not a configuration")
+    try:
+        return {**content, "state": load_file(folder / TENSORS)}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(folder / TENSORS, f"it is truncated or damaged ({error}); export it again") from error
+
+
+def write_folder(path: str | Path, content: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write a configuration and named tensors into a folder; the configuration last, so that a cut one is not taken."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    # copies, because tensors that share memory (a tied table) cannot stand in this format
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, folder / TENSORS)
+    temporary = folder / f".{CONFIG}.tmp"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / CONFIG)

@@ -1,0 +1,34 @@
+"""How clips of any length are cut and grouped so that memory stays bounded. Arithmetic only: no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a clip: ``num_steps`` of its time steps from ``first_step`` on."""
+
+    clip: int
+    first_step: int
+    num_steps: int
+
+
+def segments_of(clip: int, num_steps: int, most_steps: int) -> Iterator[Segment]:
+    """Cut a clip into as few segments of at most ``most_steps`` as it takes, equal to one step: none is a remnant."""
+    count = -(-num_steps // most_steps)
+    edges = [num_steps * number // count for number in range(count + 1)]
+    for first, end in pairwise(edges):
+        yield Segment(clip, first, end - first)
+
+
+def batches_of(segments: Sequence[Segment], most_steps: int) -> list[list[Segment]]:
+    """Group segments of similar length, longest first, into batches of at most ``most_steps``, padding included."""
+    batches: list[list[Segment]] = []
+    for segment in sorted(segments, key=lambda s: -s.num_steps):  # stable: equals keep their order
+        if not batches or (len(batches[-1]) + 1) * batches[-1][0].num_steps > most_steps:
+            batches.append([])
+        batches[-1].append(segment)
+    return batches
