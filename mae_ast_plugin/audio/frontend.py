@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,20 +49,31 @@ def povey_window(size: int) -> Tensor:
     return torch.hann_window(size, periodic=False, dtype=torch.float64).pow(0.85).float()
 
 
+def hann_window(size: int) -> Tensor:
+    """The symmetric Hann window, which Kaldi calls hanning; returns (size,)."""
+    return torch.hann_window(size, periodic=False, dtype=torch.float64).float()
+
+
 class KaldiFrames(nn.Module):
     """Cut a batch of waveforms into windowed, DC-free, pre-emphasised frames and take their power spectrum.
 
     Whole windows only: a clip of n samples has ``1 + (n - window) // hop`` frames.
     """
 
-    def __init__(self, sample_rate: int = 16000, window_ms: float = 25.0, hop_ms: float = 10.0) -> None:
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        window: Callable[[int], Tensor] = povey_window,
+    ) -> None:
         super().__init__()
         self.sample_rate = sample_rate
         self.window_size = int(sample_rate * window_ms / 1000)
         self.hop = int(sample_rate * hop_ms / 1000)
         self.fft_size = 1 << (self.window_size - 1).bit_length()
         self.window: Tensor
-        self.register_buffer("window", povey_window(self.window_size), persistent=False)
+        self.register_buffer("window", window(self.window_size), persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a clip of ``num_samples`` samples."""
@@ -95,8 +107,10 @@ class KaldiFbank(KaldiFrames):
     CPU_BLOCK_FRAMES = 1000  # ten seconds: what a processor's cache holds; a GPU takes the whole batch at once
     NUM_BANDS = 4
 
-    def __init__(self, num_mel_bins: int = 128, sample_rate: int = 16000) -> None:
-        super().__init__(sample_rate)
+    def __init__(
+        self, num_mel_bins: int = 128, sample_rate: int = 16000, window: Callable[[int], Tensor] = povey_window
+    ) -> None:
+        super().__init__(sample_rate, window=window)
         self.num_features = num_mel_bins
         self.filters: Tensor
         filters = kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate)
@@ -201,7 +215,7 @@ def add_deltas(features: Tensor, num_frames: Sequence[int] | None = None) -> Ten
         index = torch.minimum(steps, last)[..., None]
 
     def delta(x_btf: Tensor) -> Tensor:
-        padded = x_btf.gather(1, index.expand(len(x_btf), -1, x_btf.shape[2]))
+        padded = x_btf.gather(1, index.expand(x_btf.shape[0], -1, x_btf.shape[2]))
         return (2 * (padded[:, 4:] - padded[:, :-4]) + padded[:, 3:-1] - padded[:, 1:-3]) / 10
 
     first = delta(features)
@@ -236,6 +250,7 @@ class FrontEnd(nn.Module):
 
 CONVENTIONS: dict[str, Callable[[int, int], KaldiFbank | KaldiSpectrogram | KaldiMfcc]] = {
     "fbank": KaldiFbank,
+    "hanning_fbank": partial(KaldiFbank, window=hann_window),
     "spectrogram": KaldiSpectrogram,
     "mfcc": KaldiMfcc,
 }
@@ -254,6 +269,6 @@ def pad_waveforms(waveforms: Sequence[Tensor], shortest: int = 0) -> Tensor:
     """Pad 1-D waveforms with zeros at their ends to the longest of them, at least ``shortest`` samples: (B, S)."""
     longest = max(shortest, max(w.shape[0] for w in waveforms))
     batch = waveforms[0].new_zeros(len(waveforms), longest)
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[: waveform.shape[0]] = waveform
+    for row, waveform in enumerate(waveforms):
+        batch[row, : waveform.shape[0]] = waveform  # by index: autograd refuses to write into rows of an iteration
     return batch

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from mae_ast_plugin.audio.frontend import FrontEnd, make_frontend
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 from mae_ast_plugin.nn.masking import MaskSettings
-from mae_ast_plugin.nn.normalization import InputNorm
-from mae_ast_plugin.nn.positions import ConvPositions, SinusoidPositions
+from mae_ast_plugin.nn.normalization import FixedNorm, InputNorm
+from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import Transformer, TransformerSettings
 
@@ -42,42 +43,93 @@ def mask_settings_of(model: ModelSettings) -> MaskSettings:
     )
 
 
-def _stack(model: ModelSettings, num_layers: int, dim: int, layer_drop: float) -> Transformer:
+def _stack(
+    model: ModelSettings, num_layers: int, dim: int, ffn_dim: int, num_heads: int, layer_drop: float
+) -> Transformer:
     return Transformer(
         TransformerSettings(
             num_layers=num_layers,
             dim=dim,
-            ffn_dim=model.encoder_ffn_embed_dim,
-            num_heads=model.encoder_attention_heads,
+            ffn_dim=ffn_dim,
+            num_heads=num_heads,
             activation=model.activation_fn,
             pre_norm=model.layer_norm_first,
             dropout=model.dropout,
             attention_dropout=model.attention_dropout,
             activation_dropout=model.activation_dropout,
             layer_drop=layer_drop,
+            norm_eps=model.norm_eps,
+            layer_scale=model.layer_scale,
             recompute=model.checkpoint_activations,
         )
     )
 
 
-def _positions(model: ModelSettings, dim: int, sinusoid: bool, conv: bool) -> Positions:
+def _encoder(model: ModelSettings) -> Transformer:
+    sizes = (model.encoder_layers, model.encoder_embed_dim, model.encoder_ffn_embed_dim, model.encoder_attention_heads)
+    return _stack(model, *sizes, model.encoder_layerdrop)
+
+
+def _decoder(model: ModelSettings) -> Transformer | None:
+    if not model.decoder_layers:
+        return None
+    ffn_dim, heads = model.decoder_ffn_embed_dim, model.decoder_attention_heads
+    return _stack(
+        model,
+        model.decoder_layers,
+        model.decoder_embed_dim,
+        model.encoder_ffn_embed_dim if ffn_dim is None else ffn_dim,
+        model.encoder_attention_heads if heads is None else heads,
+        model.decoder_layerdrop,
+    )
+
+
+def _positions(model: ModelSettings, num_chan: int, dim: int, sinusoid: bool, conv: bool, table: str) -> Positions:
+    grid: GridPositions | AxisPositions | None = None
+    if table == "axes":
+        grid = AxisPositions(model.max_columns, num_chan, dim, model.class_tokens)
+    elif table != "none":
+        grid = GridPositions(table, model.max_columns, num_chan, dim, model.class_tokens)
     return Positions(
         SinusoidPositions(dim) if sinusoid else None,
         ConvPositions(dim, model.conv_pos, model.conv_pos_groups) if conv else None,
+        grid,
     )
+
+
+def _norm(model: ModelSettings, num_features: int) -> InputNorm | FixedNorm:
+    if model.input_norm == "fixed":
+        return FixedNorm(torch.full((num_features,), model.input_mean), torch.full((num_features,), model.input_std))
+    if model.input_norm == "bins":
+        return InputNorm(scale=1.0, momentum=0.01, num_bins=num_features, affine=True)
+    return InputNorm()
 
 
 def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder:
     """Build the network that ``model`` describes for spectrograms of ``num_features`` columns."""
     encoder_dim, decoder_dim = model.encoder_embed_dim, model.decoder_embed_dim
+    tokens = tokens_of(model, num_features)
+    grid, decoder = tokens.num_chan, _decoder(model)
     return MaskedAutoencoder(
-        tokens=tokens_of(model, num_features),
-        norm=InputNorm(),
-        encoder=_stack(model, model.encoder_layers, encoder_dim, model.encoder_layerdrop),
-        decoder=_stack(model, model.decoder_layers, decoder_dim, model.decoder_layerdrop),
-        encoder_positions=_positions(model, encoder_dim, model.enc_sine_pos, model.enc_conv_pos),
-        decoder_positions=_positions(model, decoder_dim, model.dec_sine_pos, model.dec_conv_pos),
-        bridge=nn.Linear(encoder_dim, decoder_dim) if model.use_post_enc_proj else None,
+        tokens=tokens,
+        norm=_norm(model, num_features),
+        encoder=_encoder(model),
+        decoder=decoder,
+        encoder_positions=_positions(
+            model, grid, encoder_dim, model.enc_sine_pos, model.enc_conv_pos, model.enc_table_pos
+        ),
+        decoder_positions=_positions(
+            model, grid, decoder_dim, model.dec_sine_pos, model.dec_conv_pos, model.dec_table_pos
+        )
+        if decoder
+        else None,
+        bridge=nn.Linear(encoder_dim, decoder_dim) if decoder and model.use_post_enc_proj else None,
         input_dropout=model.dropout_input,
         count_partial=model.count_partial_patches,
+        num_class=model.class_tokens,
+        hide_in_encoder=model.hide_in_encoder,
+        hidden_layer_in_heads=model.hidden_layer_in_heads,
+        two_heads=model.two_heads,
+        raw_targets=model.raw_targets,
+        standard_targets=model.standard_targets,
     )

@@ -13,9 +13,12 @@ from typing import Any, Optional, TypeVar, get_args
 from mae_ast_plugin.audio.frontend import CONVENTIONS
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
+from mae_ast_plugin.nn.positions import GRIDS
 from mae_ast_plugin.nn.transformer import ACTIVATIONS
 
 S = TypeVar("S")
+TABLE_KINDS = ("none", *GRIDS, "axes")
+INPUT_NORMS = ("batch", "bins", "fixed")
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -34,13 +37,15 @@ class ModelSettings:
     encoder_layers: int = setting(12, "layers of the encoder")
     encoder_embed_dim: int = setting(768, "width of the encoder [values]")
     encoder_ffn_embed_dim: int = setting(3072, "width of the feed-forward part of encoder and decoder [values]")
-    encoder_attention_heads: int = setting(12, "attention heads of encoder and decoder; must divide both widths")
+    encoder_attention_heads: int = setting(12, "attention heads of the encoder; must divide its width")
     activation_fn: str = setting("gelu", f"activation of the feed-forward part: {', '.join(ACTIVATIONS)}")
     layer_norm_first: bool = setting(False, "norms before (true) or after (false) attention and feed-forward")
     feature_grad_mult: float = setting(1.0, "without effect, as in the original; accepted for its command lines")
     use_post_enc_proj: bool = setting(False, "put a linear layer between encoder and decoder")
     decoder_embed_dim: int = setting(768, "width of the decoder [values]; the encoder's unless use_post_enc_proj")
-    decoder_layers: int = setting(2, "layers of the decoder")
+    decoder_layers: int = setting(2, "layers of the decoder; 0: predictions come from the encoder")
+    decoder_ffn_embed_dim: Optional[int] = setting(None, "width of its feed-forward part [values]; null: the encoder's")
+    decoder_attention_heads: Optional[int] = setting(None, "attention heads of the decoder; null: the encoder's")
     decoder_layerdrop: float = setting(0.0, "probability of leaving out a decoder layer in training, 0 to 1")
     dropout: float = setting(0.1, "dropout on the input of a stack and after attention and feed-forward, 0 to 1")
     attention_dropout: float = setting(0.1, "dropout of attention weights, 0 to 1")
@@ -68,6 +73,27 @@ class ModelSettings:
     count_partial_patches: bool = setting(
         False, "a last patch that is partly padding is a token, as in the original; features then depend on the batch"
     )
+    norm_eps: float = setting(1e-5, "added to the variance in the layers' norms")
+    layer_scale: float = setting(0.0, "where a learned factor on each half of a layer begins; 0: none")
+    class_tokens: int = setting(0, "learned tokens that go through encoder and decoder beside those of the patches")
+    hide_in_encoder: bool = setting(
+        False, "hidden tokens go through the encoder as mask tokens (true), or leave before it (false)"
+    )
+    enc_table_pos: str = setting("none", f"table of positions in the encoder: {', '.join(TABLE_KINDS)}")
+    dec_table_pos: str = setting("none", "table of positions in the decoder, likewise")
+    max_columns: int = setting(0, "columns of patches that the tables have positions for; clips may have fewer")
+    input_norm: str = setting(
+        "batch",
+        "normalisation of spectrograms: batch (one mean and variance, of the batches seen), bins (one of each mel bin, "
+        "with a learned factor and offset), fixed (model.input_mean and input_std)",
+    )
+    input_mean: float = setting(0.0, "fixed mean of spectrograms [log-mel]; input_norm=fixed only")
+    input_std: float = setting(1.0, "what they are divided by then [log-mel]")
+    hidden_layer_in_heads: bool = setting(False, "predictions by two layers with a rectifier between, or by one")
+    two_heads: bool = setting(True, "another head for classification than for reconstruction")
+    two_passes: bool = setting(False, "reconstruction and classification each in a pass and with a mask of its own")
+    raw_targets: bool = setting(False, "predict the spectrogram as it was before the input's normalisation")
+    standard_targets: bool = setting(False, "predict each patch brought to mean 0 and variance 1")
     precision: str = setting(
         "float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights"
     )
@@ -198,7 +224,6 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
         1,
         (
             "encoder_layers",
-            "decoder_layers",
             "encoder_embed_dim",
             "decoder_embed_dim",
             "encoder_ffn_embed_dim",
@@ -207,7 +232,13 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
             "conv_pos_groups",
         ),
     )
+    yield from _at_least(model, "model", 0, ("decoder_layers", "class_tokens", "max_columns", "layer_scale"))
+    yield from _at_least(model, "model", 1, ("decoder_ffn_embed_dim", "decoder_attention_heads"))
+    yield from _choice(model.input_norm, "model.input_norm", INPUT_NORMS)
+    if model.input_std == 0:
+        yield "model.input_std is 0; spectrograms are divided by it"
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
+    yield from _table_problems(model)
     yield from _width_problems(model)
 
 
@@ -242,26 +273,46 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
         yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
 
 
-def _width_problems(model: ModelSettings) -> Iterator[str]:
-    heads = max(1, model.encoder_attention_heads)
-    for stack, width, conv in (
-        ("encoder", model.encoder_embed_dim, model.enc_conv_pos),
-        ("decoder", model.decoder_embed_dim, model.dec_conv_pos),
+def _table_problems(model: ModelSettings) -> Iterator[str]:
+    for name, kind, width in (
+        ("enc_table_pos", model.enc_table_pos, model.encoder_embed_dim),
+        ("dec_table_pos", model.dec_table_pos, model.decoder_embed_dim),
     ):
-        if width % heads:
-            yield f"model.{stack}_embed_dim is {width}, which model.encoder_attention_heads={heads} does not divide"
-        if width % 2:
+        yield from _choice(kind, f"model.{name}", TABLE_KINDS)
+        if kind != "none" and model.max_columns < 1:
+            yield f"model.{name} is {kind} and model.max_columns is 0; say how many columns of patches a clip may have"
+        if kind == "sincos" and width % 4:
+            yield f"model.{name} is sincos and the width {width}; positions in two dimensions need a multiple of 4"
+
+
+def _width_problems(model: ModelSettings) -> Iterator[str]:
+    encoder_heads = ("model.encoder_attention_heads", model.encoder_attention_heads)
+    decoder_heads = ("model.decoder_attention_heads", model.decoder_attention_heads)
+    stacks = [("encoder", model.encoder_embed_dim, encoder_heads, model.enc_conv_pos, model.enc_sine_pos)]
+    if model.decoder_layers:
+        heads = encoder_heads if decoder_heads[1] is None else decoder_heads
+        stacks.append(("decoder", model.decoder_embed_dim, heads, model.dec_conv_pos, model.dec_sine_pos))
+    for stack, width, (setting_name, num_heads), conv, sine in stacks:
+        if width % max(1, num_heads or 1):
+            yield f"model.{stack}_embed_dim is {width}, which {setting_name}={num_heads} does not divide"
+        if sine and width % 2:
             yield f"model.{stack}_embed_dim is {width}; sinusoidal positions need an even width"
         if conv and width % max(1, model.conv_pos_groups):
             yield (
                 f"model.conv_pos_groups is {model.conv_pos_groups}, which does not divide "
                 f"model.{stack}_embed_dim={width}"
             )
-    if model.encoder_embed_dim != model.decoder_embed_dim and not model.use_post_enc_proj:
+    differ = model.encoder_embed_dim != model.decoder_embed_dim
+    if model.decoder_layers and differ and not model.use_post_enc_proj:
         yield (
             f"model.decoder_embed_dim is {model.decoder_embed_dim} and model.encoder_embed_dim "
             f"{model.encoder_embed_dim}: "
             f"set them equal or model.use_post_enc_proj=true"
+        )
+    if not model.decoder_layers and not model.hide_in_encoder:
+        yield (
+            "model.decoder_layers is 0 and model.hide_in_encoder false: nothing sees the hidden tokens' places; "
+            "set one of them"
         )
 
 

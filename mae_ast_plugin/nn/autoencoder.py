@@ -1,5 +1,7 @@
-"""The masked autoencoder: normalise, cut into tokens, embed, hide, encode what is visible, decode all, predict what is
-hidden.
+"""The masked autoencoder: normalise, cut into tokens, embed, hide, encode, decode, predict what is hidden.
+
+Hidden tokens either leave before the encoder and come back as mask tokens for a decoder, or are mask tokens in the
+encoder already, with or without a decoder behind it.
 
 It receives its parts and knows no method. Shapes use the letters of ``docs/architecture.md``.
 """
@@ -15,8 +17,8 @@ from torch.nn import functional as F
 
 from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
-from mae_ast_plugin.nn.normalization import InputNorm
-from mae_ast_plugin.nn.positions import ConvPositions, SinusoidPositions
+from mae_ast_plugin.nn.normalization import FixedNorm, InputNorm
+from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import StackOutput, Transformer
 
@@ -25,12 +27,14 @@ from mae_ast_plugin.nn.transformer import StackOutput, Transformer
 class Clips:
     """A batch of spectrograms cut into patches.
 
-    ``normalized`` (B, T, F), ``patches`` (B, N, P), ``num_tokens`` of each clip on the host, ``padding`` (B, N) true
-    at tokens that are not the clip's, or None where all are.
+    ``normalized`` (B, T, F), ``patches`` (B, N, P), ``targets`` (B, N, P) what is to be predicted of them,
+    ``num_tokens`` of each clip on the host, ``padding`` (B, N) true at tokens that are not the clip's, or None where
+    all are.
     """
 
     normalized: Tensor
     patches: Tensor
+    targets: Tensor
     num_tokens: tuple[int, ...]
     padding: Tensor | None
 
@@ -39,8 +43,8 @@ class Clips:
 class Encoded:
     """One pass of the encoder.
 
-    ``tokens`` (B, N, D) with their positions added, ``inputs`` what the stack was given (B, V, D), ``padding`` (B, V),
-    and what the stack gave.
+    ``tokens`` (B, N, D) with their positions added, ``inputs`` what the stack was given (B, K + V, D), ``padding``
+    (B, K + V), and what the stack gave. K class tokens stand in front.
     """
 
     tokens: Tensor
@@ -51,7 +55,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the decoder says of the hidden tokens, ascending by token: each (B, M, P); ``padding`` (B, M)."""
+    """What the network says of the hidden tokens, ascending by token: each (B, M, P); ``padding`` (B, M).
+
+    ``classified`` is ``reconstructed`` where the network has one head for both.
+    """
 
     reconstructed: Tensor
     classified: Tensor
@@ -61,12 +68,18 @@ class Predictions:
 
 
 class Positions(nn.Module):
-    """Positions of one stack: a convolution over the tokens, a sinusoid by index, either or both."""
+    """Positions of one stack, added up: a convolution over the tokens, a sinusoid by index, a table of the grid."""
 
-    def __init__(self, sinusoid: SinusoidPositions | None, conv: ConvPositions | None) -> None:
+    def __init__(
+        self,
+        sinusoid: SinusoidPositions | None = None,
+        conv: ConvPositions | None = None,
+        grid: GridPositions | AxisPositions | None = None,
+    ) -> None:
         super().__init__()
         self.sinusoid = sinusoid
         self.conv = conv
+        self.grid = grid
 
     def forward(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
         """Add positions to tokens (B, N, D); padded tokens are emptied before a convolution can see them."""
@@ -76,40 +89,67 @@ class Positions(nn.Module):
             tokens = tokens + self.conv(tokens)
         if self.sinusoid is not None:
             tokens = tokens + self.sinusoid(tokens.shape[1], padding)
+        if self.grid is not None:
+            tokens = tokens + self.grid(tokens.shape[1])
         return tokens
+
+    def of_class(self, tokens: Tensor) -> Tensor:
+        """Add their positions to class tokens (..., K, D), where there are any."""
+        return tokens if self.grid is None else tokens + self.grid.class_rows
+
+
+def prediction_head(dim: int, patch_size: int, hidden_layer: bool) -> nn.Module:
+    """From a token to the values of its patch: linear, or two layers with a rectifier between."""
+    last = nn.Linear(dim, patch_size)
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last) if hidden_layer else last
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder of visible tokens and decoder of all tokens (MAE-AST, arXiv 2203.16691, section 3)."""
+    """Encoder and, where there is one, decoder of the tokens of spectrograms.
+
+    ``num_class`` learned tokens go through the encoder beside those of the patches. ``hide_in_encoder``: the encoder
+    sees a mask token in place of each hidden one; otherwise it sees the visible ones only. ``two_heads``: one head
+    reconstructs and another classifies. ``raw_targets``: patches of the spectrogram before the input's normalisation
+    are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1.
+    """
 
     def __init__(
         self,
         *,
         tokens: PatchTokens,
-        norm: InputNorm,
+        norm: InputNorm | FixedNorm,
         encoder: Transformer,
-        decoder: Transformer,
+        decoder: Transformer | None,
         encoder_positions: Positions,
-        decoder_positions: Positions,
+        decoder_positions: Positions | None,
         bridge: nn.Linear | None,
         input_dropout: float = 0.0,
         count_partial: bool = False,
+        num_class: int = 0,
+        hide_in_encoder: bool = False,
+        hidden_layer_in_heads: bool = False,
+        two_heads: bool = True,
+        raw_targets: bool = False,
+        standard_targets: bool = False,
     ) -> None:
         super().__init__()
-        encoder_dim, decoder_dim = encoder.settings.dim, decoder.settings.dim
+        encoder_dim = encoder.settings.dim
+        decoder_dim = encoder_dim if decoder is None else decoder.settings.dim
         self.tokens, self.norm = tokens, norm
         self.input_dropout, self.count_partial = input_dropout, count_partial
+        self.num_class, self.hide_in_encoder = num_class, hide_in_encoder
+        self.raw_targets, self.standard_targets = raw_targets, standard_targets
         self.embed = nn.Linear(tokens.patch_size, encoder_dim)
         self.encoder_positions, self.encoder = encoder_positions, encoder
+        self.class_tokens = nn.Parameter(0.02 * torch.randn(num_class, encoder_dim)) if num_class else None
         self.bridge = bridge
         self.decoder_positions, self.decoder = decoder_positions, decoder
-        # hidden tokens leave before the encoder: only a convolution over neighbours ever sees the encoder's mask token
-        self.encoder_mask_token = nn.Parameter(
-            torch.rand(encoder_dim), requires_grad=encoder_positions.conv is not None
-        )
-        self.decoder_mask_token = nn.Parameter(torch.rand(decoder_dim))
-        self.reconstruct = nn.Linear(decoder_dim, tokens.patch_size)
-        self.classify = nn.Linear(decoder_dim, tokens.patch_size)
+        # hidden tokens that leave before the encoder: only a convolution over neighbours ever sees its mask token
+        seen = hide_in_encoder or encoder_positions.conv is not None
+        self.encoder_mask_token = nn.Parameter(torch.rand(encoder_dim), requires_grad=seen)
+        self.decoder_mask_token = nn.Parameter(torch.rand(decoder_dim), requires_grad=not hide_in_encoder)
+        self.reconstruct = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads)
+        self.classify = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads) if two_heads else None
 
     def cut(self, spectrogram: Tensor, num_frames: Sequence[int] | None = None, weight: float = 1.0) -> Clips:
         """Normalise spectrograms (B, T, F) and cut them into patches; ``num_frames`` of each clip, None where all have
@@ -127,49 +167,74 @@ class MaskedAutoencoder(nn.Module):
             padding = torch.arange(longest, device=spectrogram.device) >= counts[:, None]
         normalized = self.norm(spectrogram, padding, weight)
         patches = self.tokens.patchify(normalized)
+        targets = self.tokens.patchify(spectrogram.float()) if self.raw_targets else patches
         present = patches.shape[1]
         num_tokens = tuple(min(present, self.tokens.num_tokens(n, self.count_partial and ragged)) for n in frames)
         if min(num_tokens) == present:
-            return Clips(normalized, patches, num_tokens, None)
+            return Clips(normalized, patches, targets, num_tokens, None)
         counts = on_device(num_tokens, spectrogram.device)
-        return Clips(normalized, patches, num_tokens, torch.arange(present, device=counts.device) >= counts[:, None])
+        beyond = torch.arange(present, device=counts.device) >= counts[:, None]
+        return Clips(normalized, patches, targets, num_tokens, beyond)
+
+    def own_tokens(self, states: Tensor) -> Tensor:
+        """Leave the class tokens out: (B, K + N, D) -> (B, N, D)."""
+        return states[:, self.num_class :]
 
     def encode(self, clips: Clips, mask: TokenMask | None = None, until: int | None = None) -> Encoded:
         """Embed the patches and run the encoder, over the visible tokens of ``mask`` or over all."""
         tokens = self.embed(clips.patches)
         if mask is not None:
             tokens = F.dropout(tokens, self.input_dropout, self.training)
-            if self.encoder_positions.conv is not None:
+            if self.hide_in_encoder or self.encoder_positions.conv is not None:
                 hidden = tokens.new_zeros(tokens.shape[0], mask.num_tokens + 1, dtype=torch.bool)
                 hidden = hidden.scatter(1, mask.hidden, True)[:, :-1, None]
                 tokens = torch.where(hidden, self.encoder_mask_token.to(tokens.dtype), tokens)
         tokens = self.encoder_positions(tokens, clips.padding)
-        if mask is None:
+        if mask is None or self.hide_in_encoder:
             inputs, padding = tokens, clips.padding
         else:
             inputs, padding = gather_tokens(tokens, mask.visible), mask.visible_padding
+        if self.class_tokens is not None:
+            first = self.encoder_positions.of_class(self.class_tokens).to(inputs.dtype)
+            inputs, padding = self._behind(first.expand(inputs.shape[0], -1, -1), inputs, padding)
         return Encoded(tokens, inputs, padding, self.encoder(inputs, padding, until))
 
-    def decoder_inputs(self, encoded: Tensor, clips: Clips, mask: TokenMask | None = None) -> Tensor:
-        """Bring the encoder's output (B, V, D) to the decoder: full rows (B, N, D) with the mask token at hidden
-        places.
+    def _behind(self, first: Tensor, tokens: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Put class tokens (B, K, D) in front of others; they are never padding."""
+        padding = None if padding is None else F.pad(padding, (self.num_class, 0), value=False)
+        return torch.cat([first, tokens], dim=1), padding
+
+    def decoder_inputs(
+        self, encoded: Tensor, clips: Clips, mask: TokenMask | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Bring the encoder's output (B, K + V, D) to the decoder: rows (B, K + N, D) with the mask token at hidden
+        places, and their padding.
         """
+        assert self.decoder_positions is not None, "this network has no decoder"
         bridged = encoded if self.bridge is None else self.bridge(encoded)
-        if mask is not None:
-            bridged = scatter_tokens(bridged, mask.visible, mask.num_tokens, self.decoder_mask_token)
-        return self.decoder_positions(bridged, clips.padding)
+        first, tokens = bridged[:, : self.num_class], bridged[:, self.num_class :]
+        if mask is not None and not self.hide_in_encoder:
+            tokens = scatter_tokens(tokens, mask.visible, mask.num_tokens, self.decoder_mask_token)
+        tokens = self.decoder_positions(tokens, clips.padding)
+        if not self.num_class:
+            return tokens, clips.padding
+        return self._behind(self.decoder_positions.of_class(first), tokens, clips.padding)
 
     def decode(self, encoded: Tensor, clips: Clips, mask: TokenMask | None = None) -> StackOutput:
-        """Run the decoder over all tokens of the clips."""
-        return self.decoder(self.decoder_inputs(encoded, clips, mask), clips.padding)
+        """Run the decoder over all tokens of the clips; without a decoder, hand the encoder's output on."""
+        if self.decoder is None:
+            return StackOutput(encoded)
+        return self.decoder(*self.decoder_inputs(encoded, clips, mask))
 
     def predict(self, decoded: Tensor, clips: Clips, mask: TokenMask) -> Predictions:
-        """Predict the hidden patches from the decoder's output (B, N, D)."""
-        hidden = gather_tokens(decoded, mask.hidden)
-        target = gather_tokens(clips.patches, mask.hidden)
-        return Predictions(
-            self.reconstruct(hidden), self.classify(hidden), target, mask.hidden_padding, mask.num_hidden
-        )
+        """Predict the hidden patches from the decoder's output (B, K + N, D)."""
+        hidden = gather_tokens(self.own_tokens(decoded), mask.hidden)
+        target = gather_tokens(clips.targets, mask.hidden)
+        if self.standard_targets:
+            target = standardised(target)
+        reconstructed = self.reconstruct(hidden)
+        classified = reconstructed if self.classify is None else self.classify(hidden)
+        return Predictions(reconstructed, classified, target, mask.hidden_padding, mask.num_hidden)
 
     def forward(self, clips: Clips, mask: TokenMask) -> Predictions:
         """One pretraining pass."""
@@ -185,3 +250,10 @@ class MaskedAutoencoder(nn.Module):
             return encoded
         decoded = self.decode(encoded.stack.last, clips)
         return replace(encoded, stack=StackOutput(decoded.last, encoded.stack.hidden + decoded.hidden))
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """Bring each patch (..., P) to mean 0 and (unbiased) variance 1, in float32."""
+    patches = patches.float()
+    mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+    return (patches - mean) / (var + 1e-6).sqrt()

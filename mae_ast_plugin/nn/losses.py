@@ -15,10 +15,28 @@ def reconstruction_errors(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted.float() - target.float()).square().mean(dim=-1)
 
 
+def match_accuracy(predicted: Tensor, target: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Share of hidden tokens whose prediction the targets' softmax over predictions picks: (B, M) of 0 or 1.
+
+    As SSAST measures it: the largest of each prediction's column after the softmax along each target's row (facts:
+    SSAST 6). Rows of ``padding`` (B, M) count as wrong and are never chosen.
+    """
+    with torch.autocast(predicted.device.type, enabled=False):
+        scores = target.float() @ predicted.float().transpose(1, 2)
+        if padding is not None:
+            scores = scores.masked_fill(padding[:, None, :], float("-inf"))
+        shares = scores.softmax(dim=-1)
+        if padding is not None:
+            shares = shares.masked_fill(padding[:, :, None], -1.0)
+        right = shares.argmax(dim=1) == torch.arange(scores.shape[-1], device=scores.device)
+        return (right if padding is None else right & ~padding).to(torch.float32)
+
+
 def info_nce(predicted: Tensor, target: Tensor, padding: Tensor | None = None) -> Tensor:
     """InfoNCE of each masked token against the masked tokens of its own clip, in nats: (B, M).
 
-    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8). ``padding`` (B, M) marks rows that are no
+    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8); with the arguments exchanged, the softmax
+    runs over predictions for a target instead of over targets for a prediction (facts: SSAST 6). ``padding`` (B, M) marks rows that are no
     tokens: they are never a negative, and their own value is zero.
     """
     with torch.autocast(predicted.device.type, enabled=False):

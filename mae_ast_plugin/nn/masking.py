@@ -208,11 +208,47 @@ def chunk_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     covered = (starts * totals).long()[..., None] + offsets
     covered = covered.masked_fill(covered >= totals[..., None], -1)
     ranks = _first_cover(covered, rows)
-    # the chunk with which the count goes beyond the wanted number is the last one collected
-    num_hidden = on_device([n - count_visible(n, settings.ratio) for n in one.num_tokens], device)
-    padded = ranks.masked_fill(~one.valid, torch.iinfo(ranks.dtype).max)
-    last = padded.sort(dim=1).values.gather(1, num_hidden.clamp(max=rows - 1)[:, None])
-    return _share_out(_by_share((ranks > last).long(), one, settings.ratio), places)
+    num_hidden = [n - count_visible(n, settings.ratio) for n in one.num_tokens]
+    return _share_out(_by_share(_first_beyond(ranks, num_hidden, one), one, settings.ratio), places)
+
+
+def cluster_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
+    """Hide square clusters of 3, 4 or 5 patches a side, one size and another set of clusters in every clip.
+
+    As SSAST draws them: patches are counted row of frequency by row of frequency, a cluster runs on into the next row,
+    the very first patch is never covered, and of more patches than wanted the last ones are let go (facts: SSAST 5).
+    """
+    device, rows, num_chan = request.clip_seeds.device, request.row_length, request.num_chan
+    totals = on_device(request.num_tokens, device)[:, None]
+    side = 3 + random_bits(request.clip_seeds, 1, stream=1) % 3
+    starts = uniform(request.clip_seeds, _num_chunks(rows, 9, settings.ratio), stream=2)
+    covered = _clusters((starts * totals).long(), side, totals, num_chan)
+    num_hidden = [n - count_visible(n, settings.ratio) for n in request.num_tokens]
+    order = _first_beyond(_first_cover(covered, rows), num_hidden, request)
+    hidden = _hide_lowest(order * rows + torch.arange(rows, device=device), num_hidden, request)
+    # from frequency-major places to ours; patches of no whole column stay where they are
+    index, columns = torch.arange(rows, device=device), totals // num_chan
+    place = torch.where(index < columns * num_chan, (index % num_chan) * columns + index // num_chan, index)
+    return mask_of(hidden.gather(1, place), num_hidden, request)
+
+
+def _clusters(starts: Tensor, side: Tensor, totals: Tensor, num_chan: int) -> Tensor:
+    """Frequency-major indices of the patches in clusters at ``starts`` (B, K), -1 for none: (B, K, 25).
+
+    ``side`` and ``totals`` (B, 1) are the patches along a side and in the clip.
+    """
+    step = torch.arange(5, device=starts.device)
+    inside = (step < side)[:, :, None] & (step < side)[:, None, :]
+    offsets = step[:, None] * (totals // num_chan)[..., None] + step
+    covered = starts[..., None] + offsets.flatten(1)[:, None]
+    return covered.masked_fill(~inside.flatten(1)[:, None] | (covered <= 0) | (covered >= totals[..., None]), -1)
+
+
+def _first_beyond(ranks: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> Tensor:
+    """0 at tokens that shapes cover, up to the shape with which more than the wanted number are; 1 elsewhere."""
+    wanted = on_device(num_hidden, ranks.device).clamp(max=request.row_length - 1)[:, None]
+    padded = ranks.masked_fill(~request.valid, torch.iinfo(ranks.dtype).max)
+    return (ranks > padded.sort(dim=1).values.gather(1, wanted)).long()
 
 
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
@@ -305,6 +341,7 @@ MASKERS: dict[str, Callable[[MaskRequest, MaskSettings], TokenMask]] = {
     "random_mask": random_mask,
     "random_mask_batched": random_mask_batched,
     "chunk_mask": chunk_mask,
+    "cluster_mask": cluster_mask,
     "retain_spans": retain_spans,
     "span_mask": span_mask,
 }

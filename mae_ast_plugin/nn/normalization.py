@@ -1,7 +1,7 @@
-"""Normalisation of the network's input by one mean and variance for whole spectrograms.
+"""Normalisation of the network's input: by statistics of the batches seen, or by fixed ones.
 
-MAE-AST uses a one-channel BatchNorm for it (facts: training takes the batch's own statistics, inference the running
-ones). Padding is left out of the statistics and processes of a distributed run share them.
+Batch statistics are one mean and variance for whole spectrograms (MAE-AST) or one for each mel bin: training takes the
+batch's own, inference the running ones. Padding is left out of them and processes of a distributed run share them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 class InputNorm(nn.Module):
-    """Subtract the mean, divide by the standard deviation, multiply by ``scale``: (B, T, F) -> (B, T, F)."""
+    """Subtract the mean, divide by the standard deviation, multiply by ``scale``: (B, T, F) -> (B, T, F).
 
-    def __init__(self, scale: float = 0.5, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    ``num_bins`` is 1 for one mean and variance, or F for one of each mel bin; ``affine`` learns a factor and an offset
+    for each of them.
+    """
+
+    def __init__(
+        self, scale: float = 0.5, momentum: float = 0.1, eps: float = 1e-5, num_bins: int = 1, affine: bool = False
+    ) -> None:
         super().__init__()
-        self.scale, self.momentum, self.eps = scale, momentum, eps
+        self.scale, self.momentum, self.eps, self.num_bins = scale, momentum, eps, num_bins
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
-        self.register_buffer("running_mean", torch.zeros(1))
-        self.register_buffer("running_var", torch.ones(1))
+        self.register_buffer("running_mean", torch.zeros(num_bins))
+        self.register_buffer("running_var", torch.ones(num_bins))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self.weight = nn.Parameter(torch.ones(num_bins)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_bins)) if affine else None
 
     def forward(self, spectrogram: Tensor, padding: Tensor | None = None, weight: float = 1.0) -> Tensor:
         """Normalise; ``padding`` (B, T) is true on frames that do not count, ``weight`` 0 leaves the batch out."""
@@ -42,19 +50,47 @@ class InputNorm(nn.Module):
             mean, var = self.running_mean, self.running_var
             if self.training and (weight > 0 or has_processes()):
                 mean, var = self._batch_statistics(spectrogram, padding, weight)
-            return (spectrogram - mean) * ((var + self.eps).rsqrt() * self.scale)
+            normalized = (spectrogram - mean) * ((var + self.eps).rsqrt() * self.scale)
+            if self.weight is not None and self.bias is not None:
+                normalized = normalized * self.weight + self.bias
+            return normalized
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum (B, T, F) over what shares a statistic, in float64: (num_bins,)."""
+        return (
+            values.sum(dim=(0, 1), dtype=torch.float64) if self.num_bins > 1 else values.sum(dtype=torch.float64)[None]
+        )
 
     @torch.no_grad()
     def _batch_statistics(self, spectrogram: Tensor, padding: Tensor | None, weight: float) -> tuple[Tensor, Tensor]:
         valid = spectrogram.new_ones(1, 1) if padding is None else (~padding).to(spectrogram.dtype)
         valid = valid.expand(spectrogram.shape[:2])[..., None] * weight
-        count = valid.sum(dtype=torch.float64) * spectrogram.shape[2]
-        sums = sum_over_processes(torch.stack([(spectrogram * valid).sum(dtype=torch.float64), count]))
-        mean, count = (sums[0] / sums[1]).to(spectrogram.dtype), sums[1]
-        squares = sum_over_processes(((spectrogram - mean).square() * valid).sum(dtype=torch.float64))
+        count = valid.sum(dtype=torch.float64) * (spectrogram.shape[2] // self.num_bins)
+        sums = sum_over_processes(torch.cat([self._sum(spectrogram * valid), count[None]]))
+        mean, count = (sums[:-1] / sums[-1]).to(spectrogram.dtype), sums[-1]
+        squares = sum_over_processes(self._sum((spectrogram - mean).square() * valid))
         var = (squares / count).to(spectrogram.dtype)
         unbiased = (squares / (count - 1).clamp(min=1)).to(spectrogram.dtype)
-        self.running_mean.lerp_(mean.expand(1), self.momentum)
-        self.running_var.lerp_(unbiased.expand(1), self.momentum)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)
         self.num_batches_tracked += 1
         return mean, var
+
+
+class FixedNorm(nn.Module):
+    """Subtract a mean and divide by a deviation that were measured beforehand: (B, T, F) -> (B, T, F).
+
+    Both are one number or one for each mel bin, and are saved with the model.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", mean.float().reshape(-1))
+        self.register_buffer("deviation", deviation.float().reshape(-1))
+
+    def forward(self, spectrogram: Tensor, padding: Tensor | None = None, weight: float = 1.0) -> Tensor:
+        """Normalise; what is padding and how much the batch weighs makes no difference."""
+        with torch.autocast(spectrogram.device.type, enabled=False):
+            return (spectrogram.float() - self.mean) / self.deviation

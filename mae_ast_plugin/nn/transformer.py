@@ -28,7 +28,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerSettings:
-    """Sizes and regularisation of one stack; widths in values, rates as shares."""
+    """Sizes and regularisation of one stack; widths in values, rates as shares.
+
+    ``layer_scale`` is where a learned factor on the output of each attention and feed-forward begins; 0: there is none.
+    """
 
     num_layers: int
     dim: int
@@ -40,6 +43,8 @@ class TransformerSettings:
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     layer_drop: float = 0.0
+    norm_eps: float = 1e-5
+    layer_scale: float = 0.0
     recompute: bool = False
 
 
@@ -77,24 +82,31 @@ class TransformerLayer(nn.Module):
         self.settings = settings
         self.activation = ACTIVATIONS[settings.activation]
         self.attention = SelfAttention(settings.dim, settings.num_heads, settings.attention_dropout)
-        self.norm1 = nn.LayerNorm(settings.dim)
+        self.norm1 = nn.LayerNorm(settings.dim, settings.norm_eps)
         self.fc1 = nn.Linear(settings.dim, settings.ffn_dim)
         self.fc2 = nn.Linear(settings.ffn_dim, settings.dim)
-        self.norm2 = nn.LayerNorm(settings.dim)
+        self.norm2 = nn.LayerNorm(settings.dim, settings.norm_eps)
+        scale = settings.layer_scale
+        self.scale1 = nn.Parameter(torch.full((settings.dim,), scale)) if scale else None
+        self.scale2 = nn.Parameter(torch.full((settings.dim,), scale)) if scale else None
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
         return F.dropout(x, rate, self.training)
 
+    def _attend(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        mixed = self._drop(self.attention(x, attend), self.settings.dropout)
+        return mixed if self.scale1 is None else mixed * self.scale1
+
     def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = self._drop(self.activation(self.fc1(x)), self.settings.activation_dropout)
-        return self._drop(self.fc2(hidden), self.settings.dropout)
+        out = self._drop(self.fc2(hidden), self.settings.dropout)
+        return out if self.scale2 is None else out * self.scale2
 
     def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        rate = self.settings.dropout
         if self.settings.pre_norm:
-            x = x + self._drop(self.attention(self.norm1(x), attend), rate)
+            x = x + self._attend(self.norm1(x), attend)
             return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self._drop(self.attention(x, attend), rate))
+        x = self.norm1(x + self._attend(x, attend))
         return self.norm2(x + self._feed_forward(x))
 
 
@@ -105,7 +117,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings = settings
         self.layers = nn.ModuleList(TransformerLayer(settings) for _ in range(settings.num_layers))
-        self.norm = nn.LayerNorm(settings.dim)
+        self.norm = nn.LayerNorm(settings.dim, settings.norm_eps)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

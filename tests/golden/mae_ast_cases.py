@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import s3prl_cases
 import torch
 from case import Case
 from torch import Tensor
@@ -29,7 +30,7 @@ def check(case: Case) -> str | None:
     if (case.folder / "statistics.json").exists():
         _check_mask_statistics(case)
     elif any(name.startswith("s3prl_hidden_states") for name in case.expected):
-        return "the s3prl upstream does not exist yet"
+        s3prl_cases.check(case)
     elif "items" in case.config:
         _check_features(case)
     elif "retained_idx" in case.input:
@@ -202,7 +203,7 @@ def _check_encoder(case: Case) -> None:
     _compare_stack(case, "encoder", encoded.inputs, encoded.padding, encoder_last, hidden[:encoder_layers])
     _compare_conv_positions(case, "enc_conv_pos", network, network.encoder_positions, _conv_input(network, clips, None))
     if with_decoder:
-        inputs = network.decoder_inputs(encoder_last, clips)
+        inputs, _ = network.decoder_inputs(encoder_last, clips)
         _compare_stack(case, "decoder", inputs, clips.padding, encoded.stack.last, hidden[encoder_layers:])
         if network.bridge is not None:
             case.compare("post_enc_proj_out", network.bridge(encoder_last), valid)
@@ -252,7 +253,7 @@ def _check_pretraining(case: Case) -> None:
     _compare_conv_positions(case, "enc_conv_pos", network, network.encoder_positions, _conv_input(network, clips, mask))
     if network.bridge is not None:
         case.compare("post_enc_proj_out", network.bridge(encoded.stack.last))
-    decoder_in = network.decoder_inputs(encoded.stack.last, clips, mask)
+    decoder_in, _ = network.decoder_inputs(encoded.stack.last, clips, mask)
     decoded = network.decoder(decoder_in, clips.padding)
     _compare_stack(case, "decoder", decoder_in, clips.padding, decoded.last, decoded.hidden)
     if "dec_conv_pos" in case.expected and network.decoder_positions.conv is not None:
@@ -286,7 +287,7 @@ def _check_pretraining(case: Case) -> None:
 
 def _without_positions(network: MaskedAutoencoder, encoded: Tensor, clips: Clips, mask: TokenMask) -> Tensor:
     keep, network.decoder_positions = network.decoder_positions, type(network.decoder_positions)(None, None)
-    bare = network.decoder_inputs(encoded, clips, mask)
+    bare, _ = network.decoder_inputs(encoded, clips, mask)
     network.decoder_positions = keep
     return bare
 

@@ -89,7 +89,7 @@ PROBLEMS: list[tuple[dict[str, object], str, str]] = [
     ({"model__encoder_ffn_embed_dim": 0}, "model.encoder_ffn_embed_dim", "at least 1"),
     ({"model__decoder_embed_dim": 384}, "model.decoder_embed_dim", "use_post_enc_proj"),
     ({"model__encoder_layers": 0}, "model.encoder_layers", "at least 1"),
-    ({"model__decoder_layers": 0}, "model.decoder_layers", "at least 1"),
+    ({"model__decoder_layers": 0}, "model.decoder_layers", "hide_in_encoder"),
     ({"model__dropout": 1.1}, "model.dropout", "between 0 and 1"),
     ({"model__attention_dropout": -0.1}, "model.attention_dropout", "between 0 and 1"),
     ({"model__dropout_input": 2.0}, "model.dropout_input", "between 0 and 1"),

@@ -197,7 +197,7 @@ def test_the_decoder_sees_its_mask_token_at_hidden_places_and_the_encoder_elsewh
     clips = net.cut(log_mel(2, 29), [29, 12])
     mask = draw(clips)
     encoded = net.encode(clips, mask).stack.last
-    inputs = net.decoder_inputs(encoded, clips, mask)
+    inputs, _ = net.decoder_inputs(encoded, clips, mask)
     assert inputs.shape == (2, clips.patches.shape[1], decoder_dim)
     for row in range(2):
         visible, hidden = mask.visible[row, : mask.num_visible[row]], mask.hidden[row, : mask.num_hidden[row]]
