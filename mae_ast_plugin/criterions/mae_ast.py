@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mae_ast_plugin.methods.settings import CriterionSettings, from_mapping
 from mae_ast_plugin.nn.autoencoder import Predictions
-from mae_ast_plugin.nn.losses import info_nce, reconstruction_errors
+from mae_ast_plugin.nn.losses import info_nce, match_accuracy, reconstruction_errors
 
 
 @dataclass
@@ -40,8 +40,13 @@ class MaskedPredictionCriterion(FairseqCriterion):
     def build_criterion(cls, cfg: Mapping[str, Any], task: Any) -> MaskedPredictionCriterion:
         return cls(from_mapping(CriterionSettings, cfg), task)
 
-    def losses(self, predictions: Predictions, num_clips: int) -> tuple[Tensor, int, dict[str, Any]]:
+    def losses(
+        self, predictions: Predictions, num_clips: int, classification: Predictions | None = None
+    ) -> tuple[Tensor, int, dict[str, Any]]:
         """Weigh the losses; returns (loss, denominator of its gradient, what to log).
+
+        ``classification`` is the pass that is classified, where that is another than the one that is reconstructed;
+        both hide as many tokens.
 
         Over tokens: sums over the hidden tokens, so that dividing by their number over all processes gives their mean.
         Over batches: the mean of this batch, as in the original, whose ``ntokens`` counts the hidden tokens of one
@@ -50,7 +55,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
         per_batch = self.settings.average_over == "batches"
         hidden = sum(predictions.num_hidden)
         scale = 1.0 / max(1, hidden) if per_batch else 1.0
-        recon, nce = self._sums(predictions)
+        recon, nce, right = self._sums(predictions, classification or predictions)
         loss = self.settings.reconstruction_weight * recon + self.settings.classification_weight * nce
         sample_size = 1 if per_batch else hidden
         logging: dict[str, Any] = {
@@ -60,25 +65,33 @@ class MaskedPredictionCriterion(FairseqCriterion):
             "sample_size": sample_size,
             "loss_recon": (recon * scale).detach(),
             "loss_info_nce": (nce * scale).detach(),
+            "matched": (right * scale).detach(),
+            **({"accuracy": 1} if self.settings.nce_over == "predictions" else {}),
             "batches": int(per_batch),
         }
         return loss * scale, sample_size, logging
 
-    def _sums(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
-        zero = predictions.reconstructed.new_zeros((), dtype=torch.float32)
-        recon = nce = zero
-        padding = predictions.padding
+    def _sums(self, reconstruction: Predictions, classification: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over hidden tokens of the squared errors, of the InfoNCE, and of the tokens that are matched rightly."""
+        zero = reconstruction.reconstructed.new_zeros((), dtype=torch.float32)
+        recon = nce = right = zero
         if self.settings.reconstruction_weight > 0:
-            errors = reconstruction_errors(predictions.reconstructed, predictions.target)
+            padding = reconstruction.padding
+            errors = reconstruction_errors(reconstruction.reconstructed, reconstruction.target)
             recon = (errors if padding is None else errors.masked_fill(padding, 0.0)).sum()
         if self.settings.classification_weight > 0:
-            nce = info_nce(predictions.classified, predictions.target, padding).sum()
-        return recon, nce
+            predicted, target, padding = classification.classified, classification.target, classification.padding
+            if self.settings.nce_over == "predictions":
+                nce = info_nce(target, predicted, padding).sum()
+                right = match_accuracy(predicted.detach(), target, padding).sum()
+            else:
+                nce = info_nce(predicted, target, padding).sum()
+        return recon, nce, right
 
     def forward(self, model: Any, sample: Mapping[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         net_input = sample["net_input"]
-        predictions: Predictions = model(**net_input)
-        loss, sample_size, logging = self.losses(predictions, num_clips=len(net_input["lengths"]))
+        predictions, classification = model(**net_input)
+        loss, sample_size, logging = self.losses(predictions, len(net_input["lengths"]), classification)
         if net_input["weight"] == 0:  # a batch that only keeps this process in step with the others
             loss, sample_size = loss * 0, 0
             logging = {name: value * 0 for name, value in logging.items()}
@@ -97,6 +110,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
         shown = {name: value / math.log(2) for name, value in mean.items()}
         shown["nll_loss"] = mean["loss"] / max(1.0, tokens) / math.log(2)
         shown["mse"], shown["nce_nats"] = mean["loss_recon"], mean["loss_info_nce"]
+        shown["accuracy"] = sums["matched"] / size
         return shown
 
     @classmethod
@@ -110,6 +124,8 @@ class MaskedPredictionCriterion(FairseqCriterion):
             metrics.log_scalar(
                 name, shown[name], size, priority=priority + 1, round=4 if name in ("mse", "nce_nats") else 3
             )
+        if any("accuracy" in log for log in logging_outputs):
+            metrics.log_scalar("accuracy", shown["accuracy"], size, priority=6, round=3)
         metrics.log_scalar("nll_loss", shown["nll_loss"], size, priority=6, round=3)
         metrics.log_derived("ppl", lambda meters: perplexity(float(meters["nll_loss"].avg)), priority=7)
 
@@ -123,4 +139,4 @@ def perplexity(nll: float) -> float:
     return math.inf if nll >= sys.float_info.max_exp else 2**nll
 
 
-_SUMMED = ("loss", "loss_recon", "loss_info_nce", "ntokens", "nsentences", "sample_size", "batches")
+_SUMMED = ("loss", "loss_recon", "loss_info_nce", "matched", "ntokens", "nsentences", "sample_size", "batches")

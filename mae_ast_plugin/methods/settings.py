@@ -139,6 +139,10 @@ class CriterionSettings:
 
     reconstruction_weight: float = setting(10.0, "weight of the mean squared error of hidden patches; 0 leaves it out")
     classification_weight: float = setting(1.0, "weight of the InfoNCE of hidden patches; 0 leaves it out")
+    nce_over: str = setting(
+        "targets",
+        "what the softmax of the InfoNCE runs over: targets, for each prediction, or predictions, for each target",
+    )
     average_over: str = setting(
         "tokens",
         "tokens: each hidden token of all processes weighs the same; batches: each process's batch, as the original",
@@ -270,6 +274,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
         yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
         if criterion.reconstruction_weight == 0 and criterion.classification_weight == 0:
             yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"
+        yield from _choice(criterion.nce_over, "criterion.nce_over", ("targets", "predictions"))
         yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
 
 

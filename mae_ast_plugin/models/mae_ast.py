@@ -17,6 +17,10 @@ from mae_ast_plugin.nn.autoencoder import Clips, Predictions
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest, TokenMask
 
 
+# turns the seeds of one mask into those of another
+OTHER_PASS = 0x5EED
+
+
 @dataclass
 class MaskedAutoencoderConfig(FairseqDataclass, ModelSettings):
     """``model.*`` for fairseq."""
@@ -32,6 +36,7 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         self.autoencoder = autoencoder_of(model, self.frontend.num_features)
         self.masker = MASKERS[task.mask_type]
         self.mask_settings = mask_settings_of(model)
+        self.two_passes = model.two_passes
         self.precision = getattr(torch, model.precision)
 
     @classmethod
@@ -70,7 +75,12 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         weight: float = 1.0,
         waveforms: Tensor | None = None,
         features: Tensor | None = None,
-    ) -> Predictions:
+    ) -> tuple[Predictions, Predictions]:
+        """Predict the hidden patches: the pass to be reconstructed and the one to be classified, often the same."""
         with torch.autocast(clip_seeds.device.type, dtype=torch.bfloat16, enabled=self.precision is torch.bfloat16):
             clips = self.cut(lengths, waveforms, features, weight)
-            return self.autoencoder(clips, self.draw_mask(clips, clip_seeds, batch_seed))
+            reconstruction = self.autoencoder(clips, self.draw_mask(clips, clip_seeds, batch_seed))
+            if not self.two_passes:
+                return reconstruction, reconstruction
+            other = self.draw_mask(clips, clip_seeds ^ OTHER_PASS, batch_seed ^ OTHER_PASS)
+            return reconstruction, self.autoencoder(clips, other)

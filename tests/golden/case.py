@@ -28,6 +28,13 @@ DESCRIPTION = {
     "reduced_metrics_single_worker_note",
     "files",
     "s3prl_note",
+    "case",
+    "model",
+    "input_tensors",
+    "expected_tensors",
+    "checkpoint_container",
+    "left_out",
+    "shapes",
 }
 # What an item asks for, and how exact the original itself is: no results either.
 MEASURED = {
@@ -37,6 +44,7 @@ MEASURED = {
     "feature_type",
     "feature_dim",
     "deltas",
+    "formula",
 }
 
 
@@ -83,6 +91,22 @@ class Case:
         atol = tolerance.get("atol", 2e-5) if absolute is None else absolute
         rtol = tolerance.get("rtol", 1e-4) if absolute is None else 0.0
         if not bool((difference <= atol + rtol * wanted.double().abs()).all()):
+            self.problems.append(
+                f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}"
+            )
+
+    def within(self, name: str, found: Tensor, tolerance: Mapping[str, float]) -> None:
+        """Check ``found`` against the expected tensor with a tolerance of its own, exactly where that is empty."""
+        wanted = self.expected[name]
+        self.open_tensors.discard(name)
+        found = found.detach()
+        if tuple(found.shape) != tuple(wanted.shape):
+            self.problems.append(f"{name}: shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+            return
+        difference = (found.double() - wanted.double()).abs()
+        allowed = tolerance.get("atol", 0.0) + tolerance.get("rtol", 0.0) * wanted.double().abs()
+        self.largest_difference = max(self.largest_difference, float(difference.max()) if difference.numel() else 0.0)
+        if not bool((difference <= allowed).all()):
             self.problems.append(
                 f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}"
             )
