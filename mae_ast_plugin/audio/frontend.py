@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class KaldiFrames(nn.Module):
         self.sample_rate = sample_rate
         self.window_size = int(sample_rate * window_ms / 1000)
         self.hop = int(sample_rate * hop_ms / 1000)
+        self.first_centre = self.window_size / 2
         self.fft_size = 1 << (self.window_size - 1).bit_length()
         self.window: Tensor
         self.register_buffer("window", window(self.window_size), persistent=False)
@@ -78,6 +80,10 @@ class KaldiFrames(nn.Module):
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a clip of ``num_samples`` samples."""
         return max(0, 1 + (num_samples - self.window_size) // self.hop)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Count the samples that give exactly ``num_frames`` frames and no more."""
+        return self.window_size + (num_frames - 1) * self.hop
 
     def raw_frames(self, waveforms: Tensor) -> Tensor:
         """Cut waveforms (B, S) into overlapping frames (B, T, window), a view."""
@@ -117,7 +123,7 @@ class KaldiFbank(KaldiFrames):
         self.register_buffer("filters", filters, persistent=False)
         self.bands = list(_bands(filters, -(-num_mel_bins // self.NUM_BANDS)))
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
             if waveforms.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
                 return self._log_mel(waveforms)
@@ -154,7 +160,7 @@ class KaldiSpectrogram(KaldiFrames):
             )
         self.num_features = num_features
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
             spectrum = self.power(waveforms).clamp(min=LOG_FLOOR).log()
             raw = self.raw_frames(waveforms.float())
@@ -176,7 +182,7 @@ class KaldiMfcc(nn.Module):
                 f"set task.feature_dim={self.NUM_CEPS}"
             )
         self.fbank = KaldiFbank(self.NUM_MEL_BINS, sample_rate)
-        self.num_features = num_features
+        self.num_features, self.hop, self.first_centre = num_features, self.fbank.hop, self.fbank.first_centre
         bins = torch.arange(self.NUM_MEL_BINS, dtype=torch.float64)
         order = torch.arange(self.NUM_CEPS, dtype=torch.float64)
         dct = torch.cos(math.pi / self.NUM_MEL_BINS * (bins[:, None] + 0.5) * order) * math.sqrt(2 / self.NUM_MEL_BINS)
@@ -185,19 +191,15 @@ class KaldiMfcc(nn.Module):
         self.cepstrum: Tensor
         self.register_buffer("cepstrum", (dct * lifter).float()[:, :num_features], persistent=False)
 
-    @property
-    def hop(self) -> int:
-        return self.fbank.hop
-
-    @property
-    def window_size(self) -> int:
-        return self.fbank.window_size
-
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a clip of ``num_samples`` samples."""
         return self.fbank.num_frames(num_samples)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def num_samples(self, num_frames: int) -> int:
+        """Count the samples that give exactly ``num_frames`` frames and no more."""
+        return self.fbank.num_samples(num_frames)
+
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
             return self.fbank(waveforms) @ self.cepstrum
 
@@ -222,33 +224,53 @@ def add_deltas(features: Tensor, num_frames: Sequence[int] | None = None) -> Ten
     return torch.cat([features, first, delta(first)], dim=2)
 
 
+class Convention(Protocol):
+    """What a front end is made of: how frames follow from samples, and features (B, T, num_features) from waveforms.
+
+    ``first_centre`` is where the middle of the first frame lies [samples]; ``lengths`` of each clip [samples] where
+    those of a padded batch differ.
+    """
+
+    num_features: int
+    hop: int
+    first_centre: float
+
+    def num_frames(self, num_samples: int) -> int: ...
+
+    def num_samples(self, num_frames: int) -> int: ...
+
+    def __call__(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor: ...
+
+
 class FrontEnd(nn.Module):
     """One convention plus the optional differences: waveforms (B, S) to features (B, T, num_features), float32."""
 
-    def __init__(self, convention: KaldiFbank | KaldiSpectrogram | KaldiMfcc, sample_rate: int, deltas: bool) -> None:
+    def __init__(self, convention: Convention, sample_rate: int, deltas: bool) -> None:
         super().__init__()
         self.convention = convention
         self.sample_rate = sample_rate
         self.deltas = deltas
         self.num_features = convention.num_features * (3 if deltas else 1)
         self.hop = convention.hop
-        self.window_size = convention.window_size
+        self.first_centre = convention.first_centre
 
     def num_frames(self, num_samples: int) -> int:
         """Count the frames of a clip of ``num_samples`` samples."""
         return self.convention.num_frames(num_samples)
 
     def num_samples(self, num_frames: int) -> int:
-        """Count the samples that give exactly ``num_frames`` frames and no more."""
-        return self.window_size + (num_frames - 1) * self.hop
+        """Count the samples of the shortest clip with ``num_frames`` frames."""
+        return self.convention.num_samples(num_frames)
 
-    def forward(self, waveforms: Tensor, num_frames: Sequence[int] | None = None) -> Tensor:
-        """Compute features of ``waveforms``; ``num_frames`` of each clip where the batch is padded."""
-        features = self.convention(waveforms)
-        return add_deltas(features, num_frames) if self.deltas else features
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Compute features of ``waveforms``; ``lengths`` of each clip in samples where the batch is padded."""
+        features = self.convention(waveforms, lengths)
+        if not self.deltas:
+            return features
+        return add_deltas(features, None if lengths is None else [self.num_frames(length) for length in lengths])
 
 
-CONVENTIONS: dict[str, Callable[[int, int], KaldiFbank | KaldiSpectrogram | KaldiMfcc]] = {
+CONVENTIONS: dict[str, Callable[[int, int], Convention]] = {
     "fbank": KaldiFbank,
     "hanning_fbank": partial(KaldiFbank, window=hann_window),
     "spectrogram": KaldiSpectrogram,

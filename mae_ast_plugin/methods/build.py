@@ -132,4 +132,6 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
         two_heads=model.two_heads,
         raw_targets=model.raw_targets,
         standard_targets=model.standard_targets,
+        window_columns=model.window_columns,
+        fill_windows=model.fill_windows,
     )

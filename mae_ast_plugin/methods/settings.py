@@ -94,6 +94,10 @@ class ModelSettings:
     two_passes: bool = setting(False, "reconstruction and classification each in a pass and with a mask of its own")
     raw_targets: bool = setting(False, "predict the spectrogram as it was before the input's normalisation")
     standard_targets: bool = setting(False, "predict each patch brought to mean 0 and variance 1")
+    window_columns: int = setting(
+        0, "columns of patches that the network sees at once when it embeds; 0: any number. Longer clips go in windows"
+    )
+    fill_windows: bool = setting(False, "windows are filled up with the mean, which is seen like audio; else masked")
     precision: str = setting(
         "float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights"
     )
@@ -236,9 +240,13 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
             "conv_pos_groups",
         ),
     )
-    yield from _at_least(model, "model", 0, ("decoder_layers", "class_tokens", "max_columns", "layer_scale"))
+    yield from _at_least(
+        model, "model", 0, ("decoder_layers", "class_tokens", "max_columns", "layer_scale", "window_columns")
+    )
     yield from _at_least(model, "model", 1, ("decoder_ffn_embed_dim", "decoder_attention_heads"))
     yield from _choice(model.input_norm, "model.input_norm", INPUT_NORMS)
+    if model.fill_windows and not model.window_columns:
+        yield "model.fill_windows is true and model.window_columns is 0; say how long a window is"
     if model.input_std == 0:
         yield "model.input_std is 0; spectrograms are divided by it"
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
@@ -292,13 +300,14 @@ def _table_problems(model: ModelSettings) -> Iterator[str]:
 
 def _width_problems(model: ModelSettings) -> Iterator[str]:
     encoder_heads = ("model.encoder_attention_heads", model.encoder_attention_heads)
-    decoder_heads = ("model.decoder_attention_heads", model.decoder_attention_heads)
+    decoder_heads = encoder_heads
+    if model.decoder_attention_heads is not None:
+        decoder_heads = ("model.decoder_attention_heads", model.decoder_attention_heads)
     stacks = [("encoder", model.encoder_embed_dim, encoder_heads, model.enc_conv_pos, model.enc_sine_pos)]
     if model.decoder_layers:
-        heads = encoder_heads if decoder_heads[1] is None else decoder_heads
-        stacks.append(("decoder", model.decoder_embed_dim, heads, model.dec_conv_pos, model.dec_sine_pos))
+        stacks.append(("decoder", model.decoder_embed_dim, decoder_heads, model.dec_conv_pos, model.dec_sine_pos))
     for stack, width, (setting_name, num_heads), conv, sine in stacks:
-        if width % max(1, num_heads or 1):
+        if width % max(1, num_heads):
             yield f"model.{stack}_embed_dim is {width}, which {setting_name}={num_heads} does not divide"
         if sine and width % 2:
             yield f"model.{stack}_embed_dim is {width}; sinusoidal positions need an even width"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from mae_ast_plugin.methods.method import Foreign, Method
 from mae_ast_plugin.methods.names import NameTable
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
-from mae_ast_plugin.methods.vit import Row, block_rows, convolution, joined_tokens, patch_values, position_table
 from mae_ast_plugin.methods.vit import VECTOR as MASK_TOKEN
+from mae_ast_plugin.methods.vit import Row, block_rows, convolution, joined_tokens, patch_values, position_table
 
 MEAN, STD = -4.2677393, 4.5689974  # of the log-mel of AudioSet
 HEAD_WIDTH = 64

@@ -16,7 +16,6 @@ from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_ma
 from mae_ast_plugin.nn.autoencoder import Clips, Predictions
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest, TokenMask
 
-
 # turns the seeds of one mask into those of another
 OTHER_PASS = 0x5EED
 
@@ -57,7 +56,7 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         frames = [self.frontend.num_frames(length) for length in lengths]
         if features is None:
             assert waveforms is not None, "a batch holds waveforms or features"
-            features = self.frontend(waveforms, frames)
+            features = self.frontend(waveforms, lengths)
         return self.autoencoder.cut(features, frames, weight)
 
     def draw_mask(self, clips: Clips, clip_seeds: Tensor, batch_seed: int) -> TokenMask:

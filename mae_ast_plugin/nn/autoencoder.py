@@ -110,7 +110,8 @@ class MaskedAutoencoder(nn.Module):
     ``num_class`` learned tokens go through the encoder beside those of the patches. ``hide_in_encoder``: the encoder
     sees a mask token in place of each hidden one; otherwise it sees the visible ones only. ``two_heads``: one head
     reconstructs and another classifies. ``raw_targets``: patches of the spectrogram before the input's normalisation
-    are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1.
+    are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1. For inference: the network sees at
+    most ``window_columns`` columns of patches at once (0: any number), and ``fill_windows`` makes all of them full.
     """
 
     def __init__(
@@ -131,6 +132,8 @@ class MaskedAutoencoder(nn.Module):
         two_heads: bool = True,
         raw_targets: bool = False,
         standard_targets: bool = False,
+        window_columns: int = 0,
+        fill_windows: bool = False,
     ) -> None:
         super().__init__()
         encoder_dim = encoder.settings.dim
@@ -139,6 +142,7 @@ class MaskedAutoencoder(nn.Module):
         self.input_dropout, self.count_partial = input_dropout, count_partial
         self.num_class, self.hide_in_encoder = num_class, hide_in_encoder
         self.raw_targets, self.standard_targets = raw_targets, standard_targets
+        self.window_columns, self.fill_windows = window_columns, fill_windows
         self.embed = nn.Linear(tokens.patch_size, encoder_dim)
         self.encoder_positions, self.encoder = encoder_positions, encoder
         self.class_tokens = nn.Parameter(0.02 * torch.randn(num_class, encoder_dim)) if num_class else None
@@ -151,12 +155,15 @@ class MaskedAutoencoder(nn.Module):
         self.reconstruct = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads)
         self.classify = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads) if two_heads else None
 
-    def cut(self, spectrogram: Tensor, num_frames: Sequence[int] | None = None, weight: float = 1.0) -> Clips:
+    def cut(
+        self, spectrogram: Tensor, num_frames: Sequence[int] | None = None, weight: float = 1.0, fill: bool = False
+    ) -> Clips:
         """Normalise spectrograms (B, T, F) and cut them into patches; ``num_frames`` of each clip, None where all have
         T.
 
         Only whole patches of a clip's own frames are its tokens, but for ``count_partial``, which also takes a last
-        patch that is partly padding, as the original does.
+        patch that is partly padding, as the original does. ``fill`` puts the mean in the place of padding and makes
+        tokens of it all.
         """
         num_clips, longest, _ = spectrogram.shape
         frames = [longest] * num_clips if num_frames is None else list(num_frames)
@@ -166,6 +173,9 @@ class MaskedAutoencoder(nn.Module):
             counts = on_device(frames, spectrogram.device)
             padding = torch.arange(longest, device=spectrogram.device) >= counts[:, None]
         normalized = self.norm(spectrogram, padding, weight)
+        if fill and padding is not None:
+            normalized = normalized.masked_fill(padding[..., None], 0.0)
+            frames = [longest] * num_clips
         patches = self.tokens.patchify(normalized)
         targets = self.tokens.patchify(spectrogram.float()) if self.raw_targets else patches
         present = patches.shape[1]

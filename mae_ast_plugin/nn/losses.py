@@ -35,9 +35,9 @@ def match_accuracy(predicted: Tensor, target: Tensor, padding: Tensor | None = N
 def info_nce(predicted: Tensor, target: Tensor, padding: Tensor | None = None) -> Tensor:
     """InfoNCE of each masked token against the masked tokens of its own clip, in nats: (B, M).
 
-    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8); with the arguments exchanged, the softmax
-    runs over predictions for a target instead of over targets for a prediction (facts: SSAST 6). ``padding`` (B, M) marks rows that are no
-    tokens: they are never a negative, and their own value is zero.
+    Neither temperature nor normalisation of the vectors (facts: MAE-AST 8). With the arguments exchanged, the softmax
+    runs over predictions for a target instead of over targets for a prediction (facts: SSAST 6). ``padding`` (B, M)
+    marks rows that are no tokens: they are never a negative, and their own value is zero.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         scores = predicted.float() @ target.float().transpose(1, 2)

@@ -235,6 +235,6 @@ def test_differences_of_a_padded_clip_are_those_of_the_clip_alone(feature_type: 
     generator = torch.Generator().manual_seed(1)
     clips = [torch.rand(length, generator=generator) - 0.5 for length in (4000, 2345, 400)]
     frames = [frontend.num_frames(len(clip)) for clip in clips]
-    together = frontend(pad_waveforms(clips), frames)
+    together = frontend(pad_waveforms(clips), [len(clip) for clip in clips])
     for row, clip in enumerate(clips):
         torch.testing.assert_close(together[row, : frames[row]], frontend(clip[None])[0], atol=1e-4, rtol=1e-4)
