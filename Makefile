@@ -1,5 +1,5 @@
 # One command for each thing one does here; `make demo` and `make test` set everything up themselves.
-.PHONY: setup demo test test-all lint bench-setup bench clean
+.PHONY: setup demo test test-all lint s3prl-setup bench-setup bench clean
 
 BIN := .venv/bin
 
@@ -19,6 +19,9 @@ test: setup lint  ## lint and the whole suite
 
 test-all: setup  ## and the tests marked slow
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --all
+
+s3prl-setup: setup  ## s3prl for SUPERB's tasks (docs/superb.md); without it the tests that run it are skipped
+	@.ci/s3prl-setup
 
 bench-setup: setup  ## the programs the speed benchmarks compare with
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps s3prl==0.4.18 torchaudio

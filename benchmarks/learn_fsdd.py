@@ -25,9 +25,11 @@ import torch
 
 from mae_ast_plugin.audio.reader import read
 from mae_ast_plugin.encoder import AudioEncoder, load_model
-from mae_ast_plugin.evaluation.baselines import random_twin
-from mae_ast_plugin.evaluation.knn import best, format_table, layer_table, leave_one_group_out
-from mae_ast_plugin.evaluation.vectors import POOLINGS, baseline_vectors, clip_vectors
+from mae_ast_plugin.evaluation.baselines import baseline_vectors, random_twin
+from mae_ast_plugin.evaluation.knn import leave_one_group_out
+from mae_ast_plugin.evaluation.tables import best, format_table, layer_table
+from mae_ast_plugin.evaluation.vectors import clip_vectors
+from mae_ast_plugin.pooling import POOLINGS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What differs from the demo: more updates of more, and shorter, clips; on one thread, so that CPU minutes are minutes.
@@ -102,16 +104,17 @@ def waveforms_of(files: Sequence[Path], rate: int) -> list[torch.Tensor]:
 def scores(encoder: AudioEncoder, folder: Path, pooling: str) -> dict[str, tuple[float, str]]:
     """Accuracy in percent and best layer of the encoder, of its random twin and of the statistics."""
     files, digits, speakers = recordings(folder)
-    waves = waveforms_of(files, encoder.frontend.sample_rate)
+    rate = encoder.sample_rate
+    waves = waveforms_of(files, rate)
 
     def left_out(vectors: np.ndarray) -> float:
         return 100 * leave_one_group_out(vectors, digits, speakers).mean
 
     found = {}
     for name, model in (("pretrained", encoder), ("random weights", random_twin(encoder))):
-        layer, accuracy = best(layer_table(clip_vectors(model, waves, encoder.frontend.sample_rate, pooling), left_out))
+        layer, accuracy = best(layer_table(clip_vectors(model, waves, rate, pooling), left_out))
         found[name] = (accuracy, layer)
-    found["log-mel mean and std"] = (left_out(baseline_vectors(encoder, waves)), "")
+    found["log-mel mean and std"] = (left_out(baseline_vectors(encoder, waves, rate)), "")
     return found
 
 

@@ -37,3 +37,12 @@ def s3prl_mae_ast() -> Any:
         return importlib.import_module("s3prl.upstream.mae_ast.mae_ast")
     except ModuleNotFoundError as error:
         raise SystemExit(f"this benchmark compares with s3prl 0.4.18 ({error}); run make bench-setup first") from error
+
+
+def s3prl_upstream() -> Any:
+    """The class of the bundled upstream, s3prl.upstream.mae_ast.expert.UpstreamExpert."""
+    s3prl_mae_ast()
+    torchaudio = sys.modules.get("torchaudio") or importlib.import_module("torchaudio.compliance").torchaudio
+    torchaudio.compliance = importlib.import_module("torchaudio.compliance")
+    torchaudio.compliance.kaldi = torchaudio_kaldi()
+    return importlib.import_module("s3prl.upstream.mae_ast.expert").UpstreamExpert

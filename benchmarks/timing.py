@@ -27,15 +27,21 @@ def seconds_of(work: Callable[[], object], calls: int = 1) -> float:
 
 
 def compare(
-    what: str, ours: Callable[[], object], theirs: Callable[[], object], peer: str, target: float, calls: int = 1
+    what: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    peer: str,
+    target: float,
+    calls: int = 1,
+    repeats: int = REPEATS,
 ) -> float:
-    """Run both alternately after a warm-up, print the medians of ``REPEATS`` runs, return how many times faster ours
+    """Run both alternately after a warm-up, print the medians of ``repeats`` runs, return how many times faster ours
     is.
 
     Work of less than some milliseconds is timed over several ``calls`` in a row, on both sides.
     """
     ours(), theirs()
-    pairs = [(seconds_of(ours, calls), seconds_of(theirs, calls)) for _ in range(REPEATS)]
+    pairs = [(seconds_of(ours, calls), seconds_of(theirs, calls)) for _ in range(repeats)]
     mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = other / mine
     both = f"ours {1e3 * mine:.1f} ms, {peer} {1e3 * other:.1f} ms"

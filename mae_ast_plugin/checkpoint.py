@@ -1,6 +1,7 @@
 """Checkpoints: tell whose they are, bring them to our names, rebuild the network, write them as a plain folder.
 
-Reads checkpoints of this plugin's training, folders it exported, and the published MAE-AST layout. Needs no fairseq.
+Reads checkpoints of this plugin's training, folders it exported, and the published files of every method. Needs no
+fairseq.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mae_ast_plugin.containers import CheckpointError, read_container, read_folder, write_folder
-from mae_ast_plugin.methods import mae_ast
+from mae_ast_plugin.containers import CONFIG, CheckpointError, read_container, read_folder, write_folder
+from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of
+from mae_ast_plugin.methods.method import Foreign, methods, trained_with
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, network_problems
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
+from mae_ast_plugin.nn.normalization import FixedNorm
 
 OUR_PREFIX = "autoencoder."
 TABLE_SUFFIX = ".sinusoid.table"
@@ -35,47 +38,58 @@ class Checkpoint:
     num_updates: int
 
 
-def _settings(path: str | Path, content: Mapping[str, Any]) -> tuple[ModelSettings, TaskSettings]:
-    cfg = content.get("cfg")
-    if (
-        not isinstance(cfg, Mapping)
-        or not isinstance(cfg.get("model"), Mapping)
-        or not isinstance(cfg.get("task"), Mapping)
-    ):
-        raise CheckpointError(path, "it has no configuration (cfg.model, cfg.task), so its network cannot be rebuilt")
-    return from_mapping(ModelSettings, cfg["model"]), from_mapping(TaskSettings, cfg["task"])
-
-
 def _num_updates(content: Mapping[str, Any]) -> int:
-    history = content.get("optimizer_history") or [{}]
-    return int(history[-1].get("num_updates", 0))
+    match content.get("optimizer_history"):
+        case [*_, {"num_updates": int(count)}]:
+            return count
+    return 0
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Load a checkpoint file or an exported folder of any known format; CheckpointError where it is none."""
-    if Path(path).is_dir():
-        return _load_folder(path)
-    content = read_container(path)
-    tensors = content.get("model")
-    if not isinstance(tensors, Mapping) or not tensors:
-        raise CheckpointError(path, f"it has no model in it (found: {', '.join(list(map(str, content))[:5])})")
-    model, task = _settings(path, content)
-    if any(name.startswith(OUR_PREFIX) for name in tensors):
-        origin, state = "mae_ast_plugin", {name.removeprefix(OUR_PREFIX): tensor for name, tensor in tensors.items()}
-    elif "post_extract_proj.weight" in tensors:
-        origin = "published MAE-AST"
-        state, unknown = mae_ast.NAMES.to_ours(tensors)
-        if unknown:
-            raise CheckpointError(path, f"it looks like MAE-AST but also holds {', '.join(unknown[:3])}")
-    else:
-        raise CheckpointError(path, f"its tensors are of no known method (first: {next(iter(tensors))})")
-    return Checkpoint(str(path), origin, model, task, state, _num_updates(content))
+    """Load a checkpoint file or a folder of any known format; CheckpointError where it is none."""
+    content = read_folder(path) if Path(path).is_dir() else read_container(path)
+    if content.get("format") == FOLDER_FORMAT:
+        return _exported(path, content)
+    found = _foreign(path, content)
+    try:
+        if any(name.startswith(OUR_PREFIX) for name in found.tensors):
+            model, task = trained_with(found)
+            state = {name.removeprefix(OUR_PREFIX): tensor for name, tensor in found.tensors.items()}
+            return Checkpoint(str(path), "mae_ast_plugin", model, task, state, _num_updates(content))
+        return _published(found)
+    except CheckpointError:
+        raise
+    except PlainError as error:
+        raise CheckpointError(path, str(error)) from error
 
 
-def _load_folder(path: str | Path) -> Checkpoint:
-    content = read_folder(path)
-    if content.get("format") != FOLDER_FORMAT:
-        raise CheckpointError(path, f"its config.json is of format {content.get('format')!r}, not {FOLDER_FORMAT!r}")
+def _foreign(path: str | Path, content: Mapping[str, Any]) -> Foreign:
+    """Tell a container's tensors from the rest: under ``model`` or ``state``, or the container is the tensors."""
+    for key in ("model", "state"):
+        tensors, rest = content.get(key), {name: value for name, value in content.items() if name != key}
+        if isinstance(tensors, Mapping) and tensors and all(isinstance(name, str) for name in tensors):
+            return Foreign(str(path), tensors, rest)
+    if content and all(isinstance(n, str) and isinstance(tensor, Tensor) for n, tensor in content.items()):
+        return Foreign(str(path), content)
+    raise CheckpointError(path, f"it has no model in it (found: {', '.join(list(map(str, content))[:5])})")
+
+
+def _published(found: Foreign) -> Checkpoint:
+    for method in methods().values():
+        if method.recognises(found):
+            model, task = method.settings(found)
+            state, unknown = method.names(model, task).to_ours(found.tensors)
+            if unknown:
+                raise CheckpointError(
+                    found.path, f"it looks like {method.title} but also holds {', '.join(unknown[:3])}"
+                )
+            return Checkpoint(found.path, f"published {method.title}", model, task, state, _num_updates(found.rest))
+    first = next(iter(found.tensors))
+    known = ", ".join(method.title for method in methods().values())
+    raise CheckpointError(found.path, f"its tensors are of no known method (first: {first}; known: {known})")
+
+
+def _exported(path: str | Path, content: Mapping[str, Any]) -> Checkpoint:
     version = content.get("version")
     if version != FOLDER_VERSION:
         raise CheckpointError(
@@ -83,13 +97,24 @@ def _load_folder(path: str | Path) -> Checkpoint:
         )
     if not isinstance(content.get("model"), Mapping) or not isinstance(content.get("task"), Mapping):
         raise CheckpointError(path, "its config.json has no model and task, so its network cannot be rebuilt")
-    model, task = from_mapping(ModelSettings, content["model"]), from_mapping(TaskSettings, content["task"])
-    origin, updates = str(content.get("origin", "")), int(content.get("num_updates", 0))
-    return Checkpoint(str(path), origin, model, task, content["state"], updates)
+    try:
+        model, task = from_mapping(ModelSettings, content["model"]), from_mapping(TaskSettings, content["task"])
+    except PlainError as error:
+        raise CheckpointError(path, str(error)) from error
+    updates = content.get("num_updates", 0)
+    if not isinstance(updates, int):
+        raise CheckpointError(path, f"in its configuration num_updates is {updates!r}, not of the kind int")
+    return Checkpoint(str(path), str(content.get("origin", "")), model, task, content["state"], updates)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
-    """Write a checkpoint as a folder of ``model.safetensors`` and ``config.json``; `load_checkpoint` gives it back."""
+    """Write a checkpoint as a folder of ``model.safetensors`` and ``config.json``; `load_checkpoint` gives it back.
+
+    CheckpointError where it cannot be written, or where the folder holds another program's model.
+    """
+    there = Path(folder) / CONFIG
+    if there.is_file() and f'"{FOLDER_FORMAT}"' not in there.read_text(encoding="utf-8", errors="replace"):
+        raise CheckpointError(folder, f"it holds the {CONFIG} of another program; give a new folder")
     content = {
         "format": FOLDER_FORMAT,
         "version": FOLDER_VERSION,
@@ -107,7 +132,7 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
     for name, table in tables.items():
         positions = getattr(network, name.split(".")[0], None)
         sinusoid = positions.sinusoid if isinstance(positions, Positions) else None
-        if sinusoid is None or table.shape[-1] != sinusoid.dim:
+        if sinusoid is None or not table.dim() or table.shape[-1] != sinusoid.dim:
             wanted = "none is configured" if sinusoid is None else f"positions are {sinusoid.dim} wide"
             raise CheckpointError(
                 path,
@@ -122,10 +147,17 @@ def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: st
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(path, f"its tensors do not fit its configuration: {first}") from error
-    missing = [name for name in missing if name not in tables]
+    missing = [name for name in missing if name not in tables and not _made_anew(network, name)]
     if missing or unexpected:
         found = f"without {missing[0]}" if missing else f"with an unknown {unexpected[0]}"
         raise CheckpointError(path, f"its tensors do not fit its configuration: {found}")
+
+
+def _made_anew(network: MaskedAutoencoder, name: str) -> bool:
+    """Whether a tensor may be missing from a file: a mask token that nothing uses, or what the settings give."""
+    if name.endswith("_mask_token"):
+        return not network.get_parameter(name).requires_grad
+    return isinstance(network.norm, FixedNorm) and name.startswith("norm.")
 
 
 def build_network(checkpoint: Checkpoint) -> MaskedAutoencoder:

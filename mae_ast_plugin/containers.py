@@ -6,7 +6,9 @@ Two containers: what ``torch.save`` wrote (fairseq's checkpoints), and a folder 
 
 from __future__ import annotations
 
+import argparse
 import json
+import pathlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from torch import Tensor
 from mae_ast_plugin.errors import PlainError
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
+# What published files hold beside tensors: records of options and paths, which do nothing when they are made.
+PLAIN_RECORDS: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
 
 
 class CheckpointError(PlainError):
@@ -33,8 +37,11 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
     """Read a file written by torch.save as plain data; CheckpointError says why where that is impossible or unsafe."""
     if not Path(path).is_file():
         raise CheckpointError(path, "there is no such file")
+    if Path(path).suffix == Path(TENSORS).suffix:
+        raise CheckpointError(path, f"it holds tensors alone; give the folder that it and its {CONFIG} lie in")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(PLAIN_RECORDS):
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "global" in str(error)):
             what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "a Python object")
@@ -44,7 +51,9 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
                 "convert it to plain tensors where you trust its source",
             ) from error
         raise CheckpointError(path, "it is not a checkpoint, or it is damaged") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except PermissionError as error:
+        raise CheckpointError(path, f"it cannot be opened: {error.strerror}") from error
+    except Exception as error:  # what damaged bytes make of a pickle fails in any way there is
         raise CheckpointError(
             path, "it is truncated or not a checkpoint; copy it again or take an older one"
         ) from error
@@ -63,8 +72,10 @@ def read_folder(path: str | Path) -> dict[str, Any]:
             )
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(folder / CONFIG, f"it is not valid JSON ({error}); export the model again") from error
+    except OSError as error:
+        raise CheckpointError(folder / CONFIG, f"it cannot be opened: {error.strerror}") from error
     if not isinstance(content, dict):
         raise CheckpointError(folder / CONFIG, f"it holds a {type(content).__name__}, not a configuration")
     try:
@@ -76,10 +87,16 @@ def read_folder(path: str | Path) -> dict[str, Any]:
 def write_folder(path: str | Path, content: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write a configuration and named tensors into a folder; the configuration last, so that a cut one is not taken."""
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
+    tensors, config = folder / f".{TENSORS}.tmp", folder / f".{CONFIG}.tmp"
     # copies, because tensors that share memory (a tied table) cannot stand in this format
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, folder / TENSORS)
-    temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / CONFIG)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).unlink(missing_ok=True)
+        # each replaced as a whole: whoever has read the old file still looks into it
+        save_file(copies, tensors)
+        tensors.replace(folder / TENSORS)
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        config.replace(folder / CONFIG)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(path, f"it cannot be written: {error}") from error

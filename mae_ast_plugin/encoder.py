@@ -6,8 +6,10 @@ upstreams. Needs torch and the rooms below, no fairseq.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import frontend_of
 from mae_ast_plugin.nn.autoencoder import Encoded, MaskedAutoencoder
 from mae_ast_plugin.pooling import pool_mean
-from mae_ast_plugin.segments import Segment, batches_of, segments_of
+from mae_ast_plugin.segments import Segment, batches_of, segments_of, windows_of
 
 # What becomes of the C patches of one time step, low frequency first: (B, N, D), C -> (B, steps, width).
 COLUMNS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
@@ -31,6 +33,7 @@ COLUMNS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "flat": lambda tokens, num_chan: tokens,
 }
 PRECISIONS = ("float32", "bfloat16")
+ENDLESS = 2**62  # samples: what an infinite number of seconds holds
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class AudioEncoder(nn.Module):
             if value not in choices:
                 raise PlainError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
         for name, seconds in (("window_seconds", window_seconds), ("batch_seconds", batch_seconds)):
-            if not seconds > 0:
-                raise PlainError(f"{name} is {seconds}; it must be more than 0")
+            if not isinstance(seconds, int | float) or not seconds > 0:
+                raise PlainError(f"{name} is {seconds!r}; it must be more than 0")
         self.frontend, self.network, self.checkpoint = frontend, network, checkpoint
         self.columns, self.precision = columns, precision
         self.window_seconds, self.batch_seconds = window_seconds, batch_seconds
@@ -93,7 +96,7 @@ class AudioEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
-        return self.network.decoder_mask_token.device
+        return self.network.embed.weight.device
 
     @property
     def sample_rate(self) -> int:
@@ -153,68 +156,118 @@ class AudioEncoder(nn.Module):
         resampler = self.checkpoint.task.resampler if self.checkpoint else "soxr"
         clips = as_waveforms(waveforms, sample_rate, self.sample_rate, lengths=lengths, resampler=resampler)
         wanted, until = self._wanted(layers, with_decoder)
+        spectrograms = self._spectrograms(clips)
         # by layer, by segment; the frames last
         pieces: list[dict[Segment, Tensor]] = [{} for _ in range(len(wanted) + 1)]
-        batches = self._batches([self._num_columns(len(clip)) for clip in clips])
-        for batch in batches:
-            parts = [self._part(clips[segment.clip], segment).to(self.device) for segment in batch]
-            encoded, steps = self._encode(parts, until, with_decoder)
-            hidden = [encoded.tokens, *encoded.stack.hidden]
-            for layer, states in enumerate([*(hidden[index] for index in wanted), encoded.stack.last]):
-                laid_out = COLUMNS[self.columns](states, self.network.tokens.num_chan).float()
-                pieces[layer].update({segment: laid_out[row, : steps[row]] for row, segment in enumerate(batch)})
+        for batch in self._batches([self._num_columns(len(clip)) for clip in clips]):
+            for layer, rows in enumerate(self._embed(spectrograms, batch, wanted, until, with_decoder)):
+                pieces[layer].update(zip(batch, rows, strict=True))
         pieces.reverse()  # each layer's pieces are let go as soon as they are joined
         hidden_states = [_joined(pieces.pop(), len(clips)) for _ in wanted]
         by_segment = pieces.pop()
-        own = [
-            sum(len(part) for segment, part in by_segment.items() if segment.clip == row) for row in range(len(clips))
-        ]
+        own = [0] * len(clips)
+        for segment, part in by_segment.items():
+            own[segment.clip] += len(part)
         frames = _joined(by_segment, len(clips))
         times = self._times(frames.shape[1])
         return Embeddings(frames, hidden_states, torch.tensor(own, device=frames.device), times, self.step_seconds)
 
+    @property
+    def _num_decoder_layers(self) -> int:
+        return len(self.network.decoder.layers) if self.network.decoder is not None else 0
+
     def _num_columns(self, num_samples: int) -> int:
-        frames = self.frontend.num_frames(max(self.shortest, num_samples))
-        return self.network.tokens.num_time(frames)
+        tokens, frames = self.network.tokens, self.frontend.num_frames(max(self.shortest, num_samples))
+        if self.network.fill_windows:  # windows are filled up, so a patch that the clip only begins is one too
+            return -(-frames // tokens.stride_time)
+        return tokens.num_time(frames)
 
     def _wanted(self, layers: Sequence[int] | None, with_decoder: bool) -> tuple[list[int], int | None]:
         """The entries of the hidden states to keep, and the layer to stop after (None: run to the end)."""
-        count = 1 + self.num_layers + (len(self.network.decoder.layers) if with_decoder else 0)
+        count = 1 + self.num_layers + (self._num_decoder_layers if with_decoder else 0)
         if layers is None:
             return list(range(count)), None
-        for layer in layers:
+        try:
+            numbers = [operator.index(layer) for layer in layers]
+        except TypeError as error:
+            raise PlainError(f"layers is {layers!r}; it must be a sequence of whole numbers, like (0, -1)") from error
+        for layer in numbers:
             if not -count <= layer < count:
                 raise PlainError(
                     f"there is no layer {layer}; this network has 0 (the tokens' embedding) to {count - 1}"
                 )
-        wanted = [layer % count for layer in layers]
+        wanted = [layer % count for layer in numbers]
         stops_early = bool(wanted) and not with_decoder and max(wanted) < self.num_layers
         return wanted, max(wanted) if stops_early else None
 
-    def _batches(self, num_columns: list[int]) -> list[list[Segment]]:
-        if self.network.count_partial or self.training:
-            # what a clip gives then depends on its batch (the original's tokens; statistics of the input), or a
-            # gradient needs all of it at once anyway
-            return [[Segment(clip, 0, count) for clip, count in enumerate(num_columns)]]
-        window, batch = (
-            max(1, int(seconds * self.sample_rate) // (self.network.tokens.stride_time * self.frontend.hop))
-            for seconds in (self.window_seconds, self.batch_seconds)
-        )
-        segments = [part for clip, count in enumerate(num_columns) for part in segments_of(clip, count, window)]
-        return batches_of(segments, batch)
+    @property
+    def _depends_on_company(self) -> bool:
+        """Whether a clip's result hangs on its batch: the original's tokens, or statistics of the input in training."""
+        return self.network.count_partial or self.training
 
-    def _part(self, clip: Tensor, segment: Segment) -> Tensor:
-        """The samples of a segment; a clip's last segment keeps what is left over, as the clip alone would."""
-        stride = self.network.tokens.stride_time * self.frontend.hop
-        frames = self.network.tokens.num_frames(segment.num_steps)
-        begin = segment.first_step * stride
-        is_last = segment.first_step + segment.num_steps == self._num_columns(len(clip))
-        return clip[begin:] if is_last else clip[begin : begin + self.frontend.num_samples(frames)]
+    def _columns_in(self, seconds: float) -> int:
+        samples = int(min(seconds * self.sample_rate, ENDLESS))
+        return max(1, samples // (self.network.tokens.stride_time * self.frontend.hop))
+
+    def _spectrograms(self, clips: list[Tensor]) -> list[Tensor]:
+        """Features (T, F) of each clip, on the device of the network; clips of similar length share a batch."""
+        found: dict[int, Tensor] = {}
+        whole = [Segment(number, 0, self._num_columns(len(clip))) for number, clip in enumerate(clips)]
+        for batch in batches_of(whole, self._columns_in(self.batch_seconds)):
+            waves = [clips[segment.clip].to(self.device) for segment in batch]
+            lengths = [max(self.shortest, len(wave)) for wave in waves]
+            features = self.frontend(pad_waveforms(waves, self.shortest), lengths)
+            for segment, length, rows in zip(batch, lengths, features, strict=True):
+                found[segment.clip] = rows[: self.frontend.num_frames(length)]
+        return [found[number] for number in range(len(clips))]
+
+    def _batches(self, num_columns: list[int]) -> list[list[Segment]]:
+        if self._depends_on_company:
+            return [[Segment(clip, 0, count) for clip, count in enumerate(num_columns)]]
+        window, batch = self._columns_in(self.window_seconds), self._columns_in(self.batch_seconds)
+        if self.network.window_columns:
+            cut = partial(windows_of, window=self.network.window_columns)
+        else:
+            cut = partial(segments_of, most_steps=window)
+        return batches_of([part for clip, count in enumerate(num_columns) for part in cut(clip, count)], batch)
+
+    def _part(self, spectrogram: Tensor, segment: Segment) -> Tensor:
+        """The frames of a segment; a clip's last segment keeps what fills no patch, as the clip alone would."""
+        tokens = self.network.tokens
+        begin, frames = segment.first_step * tokens.stride_time, tokens.num_frames(segment.num_steps)
+        behind = begin + tokens.num_frames(segment.num_steps + 1)
+        return spectrogram[begin:] if behind > len(spectrogram) else spectrogram[begin : begin + frames]
+
+    def _embed(
+        self,
+        spectrograms: list[Tensor],
+        batch: list[Segment],
+        wanted: list[int],
+        until: int | None,
+        with_decoder: bool,
+    ) -> list[list[Tensor]]:
+        """The steps (steps, W) of each segment of a batch, by layer, the frames last; nothing else is kept."""
+        parts = [self._part(spectrograms[segment.clip], segment) for segment in batch]
+        encoded, steps = self._encode(parts, until, with_decoder)
+        if self.network.fill_windows:
+            steps = [segment.num_steps * self.steps_per_column for segment in batch]
+        hidden = [encoded.tokens, *map(self.network.own_tokens, encoded.stack.hidden)]
+        kept = []
+        for states in [*(hidden[index] for index in wanted), self.network.own_tokens(encoded.stack.last)]:
+            laid_out = COLUMNS[self.columns](states, self.network.tokens.num_chan).float()
+            kept.append([laid_out[row, :count] for row, count in enumerate(steps)])
+        return kept
 
     def _encode(self, parts: list[Tensor], until: int | None, with_decoder: bool) -> tuple[Encoded, list[int]]:
-        frames = [self.frontend.num_frames(max(self.shortest, len(part))) for part in parts]
-        spectrogram = self.frontend(pad_waveforms(parts, self.shortest), frames)
-        clips = self.network.cut(spectrogram, frames)
+        frames = [len(part) for part in parts]
+        if self.network.fill_windows:
+            full = self.network.tokens.num_frames(self.network.window_columns)
+            spectrogram = parts[0].new_zeros(len(parts), max(full, *frames), parts[0].shape[1])
+            for row, part in enumerate(parts):
+                spectrogram[row, : len(part)] = part  # by index: autograd refuses to write into rows of an iteration
+        else:
+            spectrogram = pad_sequence(parts, batch_first=True)
+        clips = self.network.cut(spectrogram, frames, fill=self.network.fill_windows)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             encoded = self.network.features(clips, until=until, with_decoder=with_decoder)
         per_column = self.network.tokens.num_chan // self.steps_per_column
@@ -223,7 +276,7 @@ class AudioEncoder(nn.Module):
     def _times(self, num_steps: int) -> Tensor:
         tokens, frontend = self.network.tokens, self.frontend
         column = torch.arange(num_steps, dtype=torch.float64) // self.steps_per_column
-        middle = (tokens.kernel_time - 1) / 2 * frontend.hop + frontend.window_size / 2
+        middle = (tokens.kernel_time - 1) / 2 * frontend.hop + frontend.first_centre
         return (column * tokens.stride_time * frontend.hop + middle) / frontend.sample_rate
 
 
@@ -241,7 +294,9 @@ def _joined(pieces: dict[Segment, Tensor], num_clips: int) -> Tensor:
 
 def encoder_of(checkpoint: Checkpoint, **options: Any) -> AudioEncoder:
     """Build the encoder of a checkpoint, in evaluation mode; ``options`` are those of :class:`AudioEncoder`."""
-    return AudioEncoder(frontend_of(checkpoint.task), build_network(checkpoint), checkpoint, **options).eval()
+    network = build_network(checkpoint)
+    # the tensors are in the network now; a second copy would take as much memory again
+    return AudioEncoder(frontend_of(checkpoint.task), network, replace(checkpoint, state={}), **options).eval()
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu", **options: Any) -> AudioEncoder:

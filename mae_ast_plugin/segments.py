@@ -24,6 +24,12 @@ def segments_of(clip: int, num_steps: int, most_steps: int) -> Iterator[Segment]
         yield Segment(clip, first, end - first)
 
 
+def windows_of(clip: int, num_steps: int, window: int) -> Iterator[Segment]:
+    """Cut a clip into segments of exactly ``window`` steps and what remains."""
+    for first in range(0, num_steps, window):
+        yield Segment(clip, first, min(window, num_steps - first))
+
+
 def batches_of(segments: Sequence[Segment], most_steps: int) -> list[list[Segment]]:
     """Group segments of similar length, longest first, into batches of at most ``most_steps``, padding included."""
     batches: list[list[Segment]] = []

@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(REPOSITORY.parent / "shared" / "golden"),
         help="folder of SYSTEM/CASE folders with outputs of the original programs",
     )
+    parser.addoption(
+        "--fsdd-dir",
+        default=str(REPOSITORY.parent / "shared" / "data" / "fsdd"),
+        help="folder of spoken digits, DIGIT_SPEAKER_INDEX.wav (FSDD); tones take its place where it does not exist",
+    )
     parser.addoption("--all", action="store_true", help="also run the tests marked slow")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_plugin.checkpoint import OUR_PREFIX, CheckpointError, build_network, load_checkpoint
+from mae_ast_plugin import load_model
+from mae_ast_plugin.checkpoint import (
+    OUR_PREFIX,
+    Checkpoint,
+    CheckpointError,
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+)
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.mae_ast import NAMES
@@ -211,9 +220,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
     assert "code" in refused
 
 
-def test_settings_of_an_older_fairseq_are_refused_by_their_type(tmp_path: Path) -> None:
+def test_a_record_of_options_beside_the_tensors_is_data(tmp_path: Path) -> None:
     path = saved(tmp_path / "args.pt", container(our_tensors(), args=argparse.Namespace(arch="mae_ast")))
-    assert "argparse.Namespace" in reason(path)
+    assert load_checkpoint(path).origin == "mae_ast_plugin"
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), "text"], ids=["list", "tensor", "text"])
@@ -294,3 +303,219 @@ def test_a_configuration_that_cannot_be_built_is_refused_by_its_field(
     content = container(our_tensors())
     content["cfg"][section].update(change)
     assert named in reason(saved(tmp_path / "impossible.pt", content))
+
+
+# ------------------------------------------------------------------------------------------ configurations by hand
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "kind"),
+    [
+        ("model", "encoder_layers", "3", "int"),
+        ("model", "encoder_embed_dim", 8.5, "int"),
+        ("model", "encoder_attention_heads", True, "int"),
+        ("model", "layer_norm_first", "false", "bool"),
+        ("model", "activation_fn", 3, "str"),
+        ("model", "dropout", "0.1", "float"),
+        ("task", "feature_dim", [12], "int"),
+        ("task", "sample_rate", {}, "int"),
+        ("task", "max_sample_size", "all", "int or null"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_its_field(
+    tmp_path: Path, section: str, field: str, value: object, kind: str
+) -> None:
+    content = container(our_tensors())
+    content["cfg"][section][field] = value
+    assert f"{field} is {value!r}, not of the kind {kind}" in reason(saved(tmp_path / "kind.pt", content))
+
+
+def test_a_whole_number_may_stand_for_a_share_and_null_for_no_limit(tmp_path: Path) -> None:
+    content = container(our_tensors())
+    content["cfg"]["model"]["dropout"] = 0
+    content["cfg"]["task"]["max_sample_size"] = None
+    checkpoint = load_checkpoint(saved(tmp_path / "whole.pt", content))
+    assert (checkpoint.model.dropout, checkpoint.task.max_sample_size) == (0, None)
+
+
+@pytest.mark.parametrize("history", [None, [], {}, "text", [None], [{"num_updates": "9"}], [{}]], ids=str)
+def test_a_history_of_another_program_counts_no_updates(tmp_path: Path, history: object) -> None:
+    path = saved(tmp_path / "history.pt", container(our_tensors(), optimizer_history=history))
+    assert load_checkpoint(path).num_updates == 0
+
+
+def test_a_model_whose_tensors_have_no_names_is_refused(tmp_path: Path) -> None:
+    assert "no model in it" in reason(saved(tmp_path / "numbered.pt", container({0: torch.zeros(3)})))  # type: ignore[dict-item]
+
+
+# ------------------------------------------------------------------------------------------------ exported folders
+
+PATCH = {"ast_kernel_size_chan": 4, "ast_kernel_stride_chan": 4, "ast_kernel_size_time": 3, "ast_kernel_stride_time": 3}
+TINY = {
+    **PATCH,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_embed_dim": 8,
+    "decoder_embed_dim": 8,
+    "encoder_ffn_embed_dim": 16,
+    "encoder_attention_heads": 2,
+}
+CONV = {"enc_conv_pos": True, "dec_conv_pos": True, "conv_pos": 4, "conv_pos_groups": 2}
+BUILDS: dict[str, tuple[ModelSettings, TaskSettings]] = {
+    "patch": (ModelSettings(**TINY), TaskSettings(feature_dim=12)),
+    "overlap": (ModelSettings(**{**TINY, "ast_kernel_stride_time": 2}), TaskSettings(feature_dim=12)),
+    "pre-norm": (ModelSettings(**TINY, layer_norm_first=True, dropout=0.3), TaskSettings(feature_dim=12)),
+    "convolution": (ModelSettings(**TINY, **CONV, enc_sine_pos=False), TaskSettings(feature_dim=12)),
+    "bridge": (
+        ModelSettings(**{**TINY, "decoder_embed_dim": 4}, use_post_enc_proj=True, activation_fn="relu"),
+        TaskSettings(feature_dim=12),
+    ),
+    "task": (
+        ModelSettings(**TINY, count_partial_patches=True),
+        TaskSettings(feature_dim=4, deltas=True, sample_rate=8000, resampler="sinc_hann", max_sample_size=None),
+    ),
+}
+
+
+def checkpoint_of(build: str) -> Checkpoint:
+    model, task = BUILDS[build]
+    torch.manual_seed(0)
+    made = autoencoder_of(model, task.feature_dim * (3 if task.deltas else 1))
+    made.norm.running_mean.fill_(-8.0)
+    state = {name: tensor + 0.1 if tensor.is_floating_point() else tensor for name, tensor in made.state_dict().items()}
+    return Checkpoint("", "mae_ast_plugin", model, task, state, 550000)
+
+
+def assert_same_outputs(one: Path, other: Path) -> None:
+    """Both give the same numbers, to the last bit, also behind the decoder and at another rate."""
+    waves = [torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5 for length in (7000, 300, 4001)]
+    rates = [16000, 16000, 11025]
+    found = [load_model(path, window_seconds=0.3)(waves, rates, with_decoder=True) for path in (one, other)]
+    for a, b in zip(*([out.frames, *out.hidden_states] for out in found), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(found[0].lengths, found[1].lengths)
+
+
+@pytest.mark.parametrize("build", list(BUILDS))
+def test_export_then_load_is_the_identity(tmp_path: Path, build: str) -> None:
+    checkpoint = checkpoint_of(build)
+    save_checkpoint(checkpoint, tmp_path / "model")
+    back = load_checkpoint(tmp_path / "model")
+    assert (back.model, back.task) == (checkpoint.model, checkpoint.task)
+    assert (back.origin, back.num_updates, back.path) == ("mae_ast_plugin", 550000, str(tmp_path / "model"))
+    assert back.state.keys() == checkpoint.state.keys()
+    for name, tensor in checkpoint.state.items():
+        assert back.state[name].dtype == tensor.dtype and torch.equal(back.state[name], tensor)
+    save_checkpoint(back, tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+@pytest.mark.parametrize("build", list(BUILDS))
+def test_an_exported_model_embeds_as_the_checkpoint_it_came_from(tmp_path: Path, build: str) -> None:
+    checkpoint = checkpoint_of(build)
+    content = {
+        "cfg": {"model": asdict(checkpoint.model), "task": asdict(checkpoint.task)},
+        "model": {OUR_PREFIX + name: tensor for name, tensor in checkpoint.state.items()},
+    }
+    path = saved(tmp_path / "checkpoint.pt", content)
+    save_checkpoint(load_checkpoint(path), tmp_path / "model")
+    assert_same_outputs(path, tmp_path / "model")
+
+
+def test_a_published_model_embeds_the_same_after_export_and_keeps_its_position_tables(tmp_path: Path) -> None:
+    path = saved(tmp_path / "published.pt", container(published_tensors()))
+    save_checkpoint(load_checkpoint(path), tmp_path / "model")
+    back = load_checkpoint(tmp_path / "model")
+    assert (back.origin, back.num_updates) == ("published MAE-AST", 550000)
+    assert torch.equal(back.state["decoder_positions.sinusoid.table"][0], half_precision_table())
+    assert_same_outputs(path, tmp_path / "model")
+
+
+def test_an_exported_model_holds_the_decoder_and_no_code(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_of("patch"), tmp_path)
+    names = set(load_checkpoint(tmp_path).state)
+    assert names == set(checkpoint_of("patch").state)
+    assert any(name.startswith("decoder.layers.0.") for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    save_checkpoint(checkpoint_of("patch"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, **changes: object) -> Path:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("version", [2, 0, None, "1"])
+def test_a_folder_of_another_version_is_refused(exported: Path, version: object) -> None:
+    assert f"in version {version} of the format" in reason(change(exported, version=version))
+
+
+@pytest.mark.parametrize("foreign", [{"model_type": "wav2vec2"}, {}, {"format": "pt"}], ids=str)
+def test_a_folder_of_another_program_is_refused(exported: Path, foreign: dict[str, object]) -> None:
+    (exported / "config.json").write_text(json.dumps(foreign))
+    assert "of no known method" in reason(exported)
+
+
+@pytest.mark.parametrize("changes", [{"model": None}, {"task": []}, {"model": "base"}], ids=str)
+def test_a_folder_without_settings_is_refused(exported: Path, changes: dict[str, object]) -> None:
+    assert "has no model and task" in reason(change(exported, **changes))
+
+
+@pytest.mark.parametrize("updates", [None, "many", 1.5])
+def test_a_number_of_updates_that_is_none_is_refused(exported: Path, updates: object) -> None:
+    assert f"num_updates is {updates!r}" in reason(change(exported, num_updates=updates))
+
+
+def test_a_folder_whose_settings_are_of_the_wrong_kind_is_refused(exported: Path) -> None:
+    model = {**asdict(checkpoint_of("patch").model), "encoder_layers": "two"}
+    assert "encoder_layers is 'two', not of the kind int" in reason(change(exported, model=model))
+
+
+def test_settings_that_do_not_fit_the_tensors_are_refused(exported: Path) -> None:
+    model = {**asdict(checkpoint_of("patch").model), "encoder_layers": 3}
+    assert "without encoder.layers.2." in reason(change(exported, model=model))
+
+
+def test_a_folder_with_the_tensors_of_another_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_of("bridge"), tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(exported / "model.safetensors")
+    assert "do not fit its configuration" in reason(exported)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_without_a_file_or_with_half_of_it_is_refused(exported: Path, name: str) -> None:
+    data = (exported / name).read_bytes()
+    (exported / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"truncated or damaged|not valid JSON"):
+        load_checkpoint(exported)
+    (exported / name).unlink()
+    assert f"has no {name}" in reason(exported)
+
+
+def test_an_empty_folder_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    assert "give a checkpoint file or such a folder" in reason(tmp_path)
+
+
+def test_the_tensors_alone_are_refused_with_the_folder_to_give(exported: Path) -> None:
+    assert "give the folder" in reason(exported / "model.safetensors")
+    assert "no such file" in reason(exported / "absent.safetensors")
+
+
+def test_another_programs_model_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    with pytest.raises(CheckpointError, match=r"config.json of another program; give a new folder"):
+        save_checkpoint(checkpoint_of("patch"), tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "wav2vec2"}'
+
+
+def test_an_export_replaces_an_older_one(exported: Path) -> None:
+    newer = replace(checkpoint_of("overlap"), num_updates=7)
+    save_checkpoint(newer, exported)
+    assert (load_checkpoint(exported).model, load_checkpoint(exported).num_updates) == (newer.model, 7)

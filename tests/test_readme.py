@@ -327,7 +327,7 @@ def test_all_settings_can_be_printed(shell: Shell, repository: Path) -> None:
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of a copy of the sources, built with what the set-up has installed."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("mae_ast_plugin", "config", "manifests", "hydra_plugins"):
+    for name in ("mae_ast_plugin", "config", "manifests", "s3prl_upstream", "hydra_plugins"):
         shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(repository / name, source / name)
@@ -347,6 +347,8 @@ def test_pip_finds_every_requirement_among_the_pinned_versions(wheel: Path) -> N
     constraints = "PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt"
     shell(f'{constraints} pip install "{wheel}[train]" {try_only}')
     shell(f"pip install {wheel} {try_only}")
+    if importlib.util.find_spec("s3prl"):  # by make s3prl-setup; docs/superb.md
+        shell(f'{constraints} pip install "{wheel}[s3prl]" {try_only}')
 
 
 def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readme: str) -> None:
@@ -356,10 +358,11 @@ def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readm
         about = email.message_from_bytes(archive.read(metadata))
     modules = {
         path.relative_to(repository).as_posix()
-        for folder in ("mae_ast_plugin", "manifests", "hydra_plugins")
+        for folder in ("mae_ast_plugin", "manifests", "s3prl_upstream", "hydra_plugins")
         for path in (repository / folder).rglob("*.py")
     }
     recipes = {f"mae_ast_plugin/config/{path.name}" for path in (repository / "config").glob("*.yaml")}
+    recipes |= {path.relative_to(repository).as_posix() for path in (repository / "s3prl_upstream").rglob("*.yaml")}
     assert {"hydra_plugins/mae_ast_plugin_recipes/__init__.py", "manifests/__main__.py"} <= modules
     assert names >= modules | recipes | {"mae_ast_plugin/py.typed"}
     others = {name for name in names - modules - recipes if ".dist-info/" not in name}
@@ -367,7 +370,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readm
     assert any(name.endswith("/LICENSE") for name in names)
 
     extras = set(about.get_all("Provides-Extra", []))
-    assert extras == {"train", "manifests", "plots", "evaluation", "dev"}
+    assert extras == {"train", "manifests", "plots", "evaluation", "s3prl", "dev"}
     assert all(f"`{extra}`" in readme for extra in extras - {"train"})
     assert needed(about, "") == {"torch", "numpy", "soundfile", "av", "soxr", "safetensors"}
     assert needed(about, "train") >= needed(about, "manifests") | needed(about, "plots") | {"fairseq-fixed"}
@@ -494,7 +497,9 @@ def test_every_link_of_the_pages_leads_to_a_file(repository: Path) -> None:
 
 
 def test_every_source_file_that_the_pages_name_exists(repository: Path) -> None:
-    folders = ("mae_ast_plugin", "manifests", "hydra_plugins", "config", "tests", "benchmarks", "docs")
+    folders = (
+        "mae_ast_plugin", "manifests", "s3prl_upstream", "hydra_plugins", "config", "tests", "benchmarks", "docs"
+    )  # fmt: skip
     files = [str(path) for folder in folders for path in (repository / folder).rglob("*")]
     missing = []
     for page in pages(repository):

@@ -196,7 +196,15 @@ def test_torch_is_pinned_once_whatever_its_build(pins: dict[str, str]) -> None:
 
 
 def test_no_version_and_no_setting_names_a_path_of_a_machine(repository: Path) -> None:
-    for name in ("constraints.txt", "setup.cfg", "pyproject.toml", "Makefile", ".ci/setup", ".ci/run"):
+    for name in (
+        "constraints.txt",
+        "setup.cfg",
+        "pyproject.toml",
+        "Makefile",
+        ".ci/setup",
+        ".ci/s3prl-setup",
+        ".ci/run",
+    ):
         text = (repository / name).read_text()
         text = re.sub(r"^#!.*$|https://\S+|/dev/null", "", text, flags=re.MULTILINE)
         assert re.findall(r"(?<![\w.)}\"\]])[/~]\w[\w./-]*|file:\S+", text) == [], name
@@ -206,7 +214,9 @@ def test_no_source_is_hidden_from_git(repository: Path) -> None:
     """A pattern such as ``demo/`` would also match a folder deep in the package, and a clone would lack it."""
     if not (repository / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a checkout")
-    folders = ("mae_ast_plugin", "manifests", "hydra_plugins", "config", "tests", "benchmarks", "docs")
+    folders = (
+        "mae_ast_plugin", "manifests", "s3prl_upstream", "hydra_plugins", "config", "tests", "benchmarks", "docs"
+    )  # fmt: skip
     found = [path for folder in folders for path in (repository / folder).rglob("*")]
     sources = [str(path.relative_to(repository)) for path in found if path.suffix in (".py", ".yaml", ".md", ".typed")]
     assert "mae_ast_plugin/demo/__main__.py" in sources

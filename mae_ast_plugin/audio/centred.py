@@ -68,7 +68,7 @@ class CentredMel(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
             longest = waveforms.shape[-1]
-            counts = [longest] * len(waveforms) if lengths is None else list(lengths)
+            counts = [longest] if lengths is None else list(lengths)
             if self.num_frames(min(counts)) == 0:
                 raise PlainError(
                     f"a clip of {min(counts)} samples is shorter than the {self.num_samples(1)} that a frame needs; "
@@ -89,7 +89,7 @@ class CentredMel(nn.Module):
 
     def _mel(self, padded: Tensor) -> Tensor:
         frames = padded.unfold(-1, self.fft_size, self.hop)
-        if padded.device.type != "cpu":
+        if padded.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
             return self._power(frames) @ self.filters
         if frames.shape[1] <= 2 * self.CPU_BLOCK_FRAMES:
             block = max(1, self.CPU_BLOCK_FRAMES // frames.shape[1])

@@ -127,8 +127,13 @@ class KaldiFbank(KaldiFrames):
         with torch.autocast(waveforms.device.type, enabled=False):
             if waveforms.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
                 return self._log_mel(waveforms)
-            block = max(1, self.CPU_BLOCK_FRAMES // max(1, self.num_frames(waveforms.shape[-1])))
-            return torch.cat([self._log_mel(part) for part in waveforms.split(block)])
+            num_frames = self.num_frames(waveforms.shape[-1])
+            block = max(1, self.CPU_BLOCK_FRAMES // max(1, num_frames))
+            if num_frames <= 2 * self.CPU_BLOCK_FRAMES:
+                return torch.cat([self._log_mel(part) for part in waveforms.split(block)])
+            firsts = range(0, num_frames, self.CPU_BLOCK_FRAMES)
+            pieces = [waveforms[:, n * self.hop : self.num_samples(n + self.CPU_BLOCK_FRAMES)] for n in firsts]
+            return torch.cat([self._log_mel(piece) for piece in pieces], dim=1)
 
     def _log_mel(self, waveforms: Tensor) -> Tensor:
         power = self.power(waveforms)

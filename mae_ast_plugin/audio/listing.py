@@ -28,7 +28,7 @@ def list_clips(inputs: Sequence[str | os.PathLike[str]]) -> list[Listed]:
     Raises PlainError for an input that does not exist or in which nothing is found, ManifestError as `Manifest.load`.
     """
     clips: list[Listed] = []
-    for given in inputs:
+    for given in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
         found = list(_clips_of(Path(given)))
         if not found:
             raise PlainError(f"{given} holds no file that ends in {EXTENSIONS}: check the folder, or give a manifest")

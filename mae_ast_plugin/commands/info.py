@@ -62,9 +62,11 @@ def _parameters(encoder: AudioEncoder) -> str:
     return f"{counts.total() / 1e6:.1f} million ({counts['decoder'] / 1e6:.1f} of them in the decoder)"
 
 
-def _stack(stack: Transformer, positions: Positions) -> str:
+def _stack(stack: Transformer | None, positions: Positions | None) -> str:
+    if stack is None or positions is None:
+        return "none"
     settings = stack.settings
-    kinds = {"sinusoidal": positions.sinusoid, "convolutional": positions.conv}
+    kinds = {"sinusoidal": positions.sinusoid, "convolutional": positions.conv, "tabled": positions.grid}
     used = " and ".join(kind for kind, part in kinds.items() if part is not None) or "no"
     norm = "pre" if settings.pre_norm else "post"
     return (

@@ -47,11 +47,11 @@ def encoder_from(options: argparse.Namespace) -> AudioEncoder:
 
 
 @contextmanager
-def progress_bar(total: int, what: str, done: int = 0) -> Iterator[Any]:
-    """Show a bar of clips on a terminal; it yields the function that is told how many more are done."""
+def progress_bar(total: int, what: str, done: int = 0, unit: str = "clip") -> Iterator[Any]:
+    """Show a bar on a terminal; it yields the function that is told how many more are done."""
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise PlainError('this command shows its progress with tqdm: pip install "mae-ast-plugin[cli]"') from error
-    with tqdm(total=total, initial=done, unit="clip", desc=what, disable=None) as bar:
+        raise PlainError('this command shows its progress with tqdm: pip install "mae-ast-plugin[evaluation]"') from error
+    with tqdm(total=total, initial=done, unit=unit, desc=what, disable=None) as bar:
         yield bar.update

@@ -15,9 +15,10 @@ from mae_ast_plugin.audio.manifest import Manifest, Row
 from mae_ast_plugin.audio.reader import read
 from mae_ast_plugin.encoder import load_model
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.evaluation.baselines import random_twin
-from mae_ast_plugin.evaluation.knn import best, format_table, layer_table, stratified_folds_accuracy
-from mae_ast_plugin.evaluation.vectors import baseline_vectors, clip_vectors
+from mae_ast_plugin.evaluation.baselines import baseline_vectors, random_twin
+from mae_ast_plugin.evaluation.knn import stratified_folds_accuracy
+from mae_ast_plugin.evaluation.tables import best, format_table, layer_table
+from mae_ast_plugin.evaluation.vectors import clip_vectors
 from mae_ast_plugin.methods.build import mask_settings_of
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest
 from mae_ast_plugin.nn.noise import combine
@@ -93,7 +94,7 @@ def score_table(checkpoint: Path, waveforms: Sequence[np.ndarray], labels: Seque
     for name, model in (("pretrained", encoder), ("random weights", random_twin(encoder))):
         layer, accuracy = best(layer_table(clip_vectors(model, waves, rate, "statistics"), score))
         rows.append([name, f"{100 * accuracy:.1f} %", f"layer {layer}"])
-    rows.append(["log-mel mean and std", f"{100 * score(baseline_vectors(encoder, waves)):.1f} %", ""])
+    rows.append(["log-mel mean and std", f"{100 * score(baseline_vectors(encoder, waves, rate)):.1f} %", ""])
     rows.append(["chance", f"{100 * max(labels.count(label) for label in set(labels)) / len(labels):.1f} %", ""])
     header = [f"5-NN over {len(labels)} clips, {len(set(labels))} classes", "accuracy", "best of all layers"]
     return format_table(rows, header)

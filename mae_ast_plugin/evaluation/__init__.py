@@ -1,4 +1,6 @@
-"""Measures of how good a set of clip vectors is.
+"""Measures of how much clip vectors tell about labels.
 
-``knn.py`` works on arrays and knows no models; ``vectors.py`` makes the arrays with an encoder.
+From manifests to a report: ``labels.py`` and ``splits.py`` say which clips, ``vectors.py`` and ``baselines.py`` make
+the arrays with an encoder, ``knn.py``, ``linear.py`` and ``scores.py`` work on arrays and know no models,
+``probing.py`` puts them together, ``report.py`` and ``tables.py`` write it down.
 """

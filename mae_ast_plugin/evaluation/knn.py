@@ -6,20 +6,22 @@ of where the vectors come from. Needs scikit-learn, the extra ``evaluation``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mae_ast_plugin.errors import PlainError
-
-try:
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-except ImportError as error:
-    raise PlainError('The kNN score needs scikit-learn: pip install "mae-ast-plugin[evaluation]".') from error
+from mae_ast_plugin.evaluation.arrays import check_vectors
+from mae_ast_plugin.evaluation.scikit import (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    StandardScaler,
+    StratifiedKFold,
+    make_pipeline,
+)
+from mae_ast_plugin.evaluation.scores import Predict, leave_out_each, score
 
 Labels = Sequence[Any] | np.ndarray
 
@@ -27,24 +29,13 @@ Labels = Sequence[Any] | np.ndarray
 class GroupScores(NamedTuple):
     """Accuracy of each group held out in turn, and the plain mean over groups."""
 
-    by_group: dict[Hashable, float]
+    by_group: dict[str, float]
     mean: float
-
-
-def _vectors(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Return ``vectors`` as float64 (N, D), or raise `PlainError`."""
-    array = np.asarray(vectors, dtype=np.float64)
-    if array.ndim != 2 or 0 in array.shape:
-        raise PlainError(f"{name} must be a table of clips by columns with at least one of each, but is {array.shape}.")
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise PlainError(f"{name} holds NaN or infinity, first in row {row} of {len(array)}; drop or mend that clip.")
-    return array
 
 
 def _labelled(x: np.ndarray, y: Labels, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors (N, D) and labels (N,), or raise `PlainError` when their lengths differ."""
-    vectors, labels = _vectors(x, f"{name} vectors"), np.asarray(y)
+    vectors, labels = check_vectors(x, f"{name} vectors"), np.asarray(y)
     if labels.shape != (len(vectors),):
         raise PlainError(f"{len(vectors)} {name} vectors need as many labels, but got labels of shape {labels.shape}.")
     return vectors, labels
@@ -57,10 +48,19 @@ def _check_votes(labels: np.ndarray, k: int) -> None:
         raise PlainError(f"k is {k}, but must lie between 1 and the {len(labels)} clips of the training set.")
 
 
+def fit_knn(x: np.ndarray, targets: np.ndarray, k: int = 5) -> Predict:
+    """Keep vectors (N, D) and predict what the ``k`` nearest of them say.
+
+    Of labels (N,) that is the most frequent one, of 0 and 1 for each class (N, K) the share of neighbours in each.
+    """
+    kind = KNeighborsClassifier if targets.ndim == 1 else KNeighborsRegressor
+    predict: Predict = make_pipeline(StandardScaler(), kind(n_neighbors=k, metric="cosine")).fit(x, targets).predict
+    return predict
+
+
 def _num_correct(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, k: int) -> int:
     _check_votes(train_y, k)
-    model = make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbors=k, metric="cosine"))
-    return int((model.fit(train_x, train_y).predict(test_x) == test_y).sum())
+    return int((fit_knn(train_x, train_y, k)(test_x) == test_y).sum())
 
 
 def knn_accuracy(train_x: np.ndarray, train_y: Labels, test_x: np.ndarray, test_y: Labels, k: int = 5) -> float:
@@ -89,12 +89,11 @@ def leave_one_group_out(x: np.ndarray, y: Labels, groups: Labels, k: int = 5) ->
     names = np.unique(groups)
     if len(names) < 2:
         raise PlainError(f"All clips belong to the group {names[0]}; leaving one out needs at least 2 groups.")
-    scores: dict[Hashable, float] = {}
-    for name in names:
-        held_out = groups == name
-        correct = _num_correct(x[~held_out], y[~held_out], x[held_out], y[held_out], k)
-        scores[name.item()] = correct / int(held_out.sum())
-    return GroupScores(scores, float(np.mean(list(scores.values()))))
+    division = leave_out_each(groups)
+    for fitted, _ in division.folds.values():
+        _check_votes(y[fitted], k)
+    found = score(x, y, division, {"": partial(fit_knn, k=k)})
+    return GroupScores({name: of["accuracy"] for name, of in found.by_fold.items()}, found.measures["accuracy"])
 
 
 def stratified_folds_accuracy(x: np.ndarray, y: Labels, k: int = 5, folds: int = 5, seed: int = 0) -> float:
@@ -110,47 +109,3 @@ def stratified_folds_accuracy(x: np.ndarray, y: Labels, k: int = 5, folds: int =
         raise PlainError(f"folds is {folds}, but must lie between 2 and the {counts.min()} clips of class {rarest}.")
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y)
     return sum(_num_correct(x[fit], y[fit], x[test], y[test], k) for fit, test in splits) / len(y)
-
-
-def layer_table(features_by_layer: Mapping[str, np.ndarray], score: Callable[[np.ndarray], float]) -> dict[str, float]:
-    """Apply ``score`` to the vectors (N, D) of every layer, keeping the order of the layers."""
-    return {layer: float(score(features)) for layer, features in features_by_layer.items()}
-
-
-def best(scores: Mapping[str, float]) -> tuple[str, float]:
-    """Return the name and the score of the best row, the first of equals; raises `PlainError` for an empty table."""
-    if not scores:
-        raise PlainError("There is no best row in an empty table; score at least one layer.")
-    return max(scores.items(), key=lambda row: row[1])
-
-
-def log_mel_statistics(spectrograms: Sequence[np.ndarray]) -> np.ndarray:
-    """Describe every spectrogram (T, F) by its mean and spread over time, shape (N, 2F): the plain baseline.
-
-    Raises `PlainError` for an empty list, a spectrogram without frames, NaN or infinity, and differing numbers of bins.
-    """
-    if not spectrograms:
-        raise PlainError("There are no spectrograms to describe; give at least one.")
-    checked = [_vectors(s, f"Spectrogram {index}") for index, s in enumerate(spectrograms)]
-    widths = {s.shape[1] for s in checked}
-    if len(widths) > 1:
-        raise PlainError(f"All spectrograms must have the same number of bins, but found {sorted(widths)}.")
-    return np.stack([np.concatenate([s.mean(axis=0), s.std(axis=0)]) for s in checked])
-
-
-def format_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Lay out a table as plain text: the first column to the left, the others to the right, a rule below the header.
-
-    Raises `PlainError` for a row with more or fewer cells than the header.
-    """
-    for index, row in enumerate(rows):
-        if len(row) != len(header):
-            raise PlainError(f"Row {index} of the table has {len(row)} cells where the header has {len(header)}.")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(_aligned(line, widths)).rstrip() for line in lines)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    pairs = list(zip(cells, widths, strict=True))
-    return [cell.ljust(width) for cell, width in pairs[:1]] + [cell.rjust(width) for cell, width in pairs[1:]]

@@ -1,56 +1,77 @@
-"""Clip vectors of every layer of an encoder, and of the plain baseline, ready for scoring."""
+"""From clips to one vector each, ready for scoring: the layers of an encoder, of waveforms in memory or of files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mae_ast_plugin.audio.listing import Listed
+from mae_ast_plugin.corpus import read_groups
 from mae_ast_plugin.encoder import AudioEncoder
-from mae_ast_plugin.evaluation.knn import log_mel_statistics
+from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.pooling import POOLINGS, normalised
+from mae_ast_plugin.segments import Segment, batches_of
+
+# Waveforms of about this much audio are held at once, so that clips of similar length are found among them.
+GROUP_SECONDS = 600.0
+
+# Waveforms and the sample rate of each [Hz] -> vectors (N, D) by name.
+Describe = Callable[[Sequence[Tensor], Sequence[int]], dict[str, np.ndarray]]
 
 
 @torch.no_grad()
 def clip_vectors(
     encoder: AudioEncoder,
     waveforms: Sequence[Tensor],
-    sample_rate: int,
+    sample_rate: int | Sequence[int],
     pooling: str = "segments",
-    batch_seconds: float = 60.0,
+    layers: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Pool every layer over each clip: layer name ("0" is the tokens' embedding) -> (N, D), in the order given.
+    """Pool layers over each clip: layer name ("0" is the tokens' embedding) -> (N, D), in the order given.
 
-    Clips of similar length share a batch of at most ``batch_seconds``; a clip's vector does not depend on its batch.
+    Each step is brought to mean 0 and variance 1 over its values first. ``sample_rate`` [Hz] is one for all or one for
+    each; ``layers`` names some (default all). A clip's vector does not depend on the others.
     """
-    order = sorted(range(len(waveforms)), key=lambda row: len(waveforms[row]))
-    vectors: dict[str, list[np.ndarray]] = {}
-    for batch in _batches(order, waveforms, int(batch_seconds * sample_rate)):
-        embedded = encoder([waveforms[row] for row in batch], sample_rate)
-        for layer, states in enumerate(embedded.hidden_states):
-            pooled = POOLINGS[pooling](normalised(states), embedded.lengths).cpu().numpy()
-            vectors.setdefault(str(layer), []).append(pooled)
-    place = np.argsort(order)
-    return {layer: np.concatenate(parts)[place] for layer, parts in vectors.items()}
+    if pooling not in POOLINGS:
+        raise PlainError(f"there is no pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+    rates = list(np.broadcast_to(sample_rate, len(waveforms)).tolist())
+    wanted = list(range(encoder.num_layers + 1)) if layers is None else list(layers)
+    # The encoder takes lists of any length and keeps every step of every layer of them: it is given a batch at a time.
+    durations = [
+        Segment(row, 0, len(waveform) * encoder.sample_rate // rate)
+        for row, (waveform, rate) in enumerate(zip(waveforms, rates, strict=True))
+    ]
+    rows: list[int] = []
+    pooled: list[list[np.ndarray]] = [[] for _ in wanted]
+    for batch in batches_of(durations, int(min(encoder.batch_seconds, GROUP_SECONDS) * encoder.sample_rate)):
+        members = [segment.clip for segment in batch]
+        embedded = encoder([waveforms[row] for row in members], [rates[row] for row in members], layers=wanted)
+        rows += members
+        for parts, states in zip(pooled, embedded.hidden_states, strict=True):
+            parts.append(POOLINGS[pooling](normalised(states), embedded.lengths).cpu().numpy())
+    place = np.argsort(rows)
+    return {str(layer): np.concatenate(parts)[place] for layer, parts in zip(wanted, pooled, strict=True)}
 
 
-def _batches(order: Sequence[int], waveforms: Sequence[Tensor], max_samples: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    for row in order:  # from short to long: the newest clip sets the padding
-        if not batches or len(waveforms[row]) * (len(batches[-1]) + 1) > max_samples:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
+def file_vectors(
+    clips: Sequence[Listed],
+    describe: Describe,
+    progress: Callable[[int], object] = lambda count: None,
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """Read ``clips`` and describe them group by group, so that memory holds some minutes of audio and the vectors.
 
-
-@torch.no_grad()
-def baseline_vectors(encoder: AudioEncoder, waveforms: Sequence[Tensor]) -> np.ndarray:
-    """Mean and standard deviation of each mel bin over time, from the encoder's own front end: (N, 2 F).
-
-    ``waveforms`` at the front end's rate.
+    Returns the vectors, by name, of the rows that could be read, in their order, and for each other row the reason.
+    ``progress`` is told the number of clips done since last time.
     """
-    shortest, device = encoder.shortest, encoder.network.decoder_mask_token.device
-    padded = [torch.nn.functional.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
-    return log_mel_statistics([encoder.frontend(wave[None].to(device))[0].cpu().numpy() for wave in padded])
+    parts: list[dict[str, np.ndarray]] = []
+    unreadable: dict[int, str] = {}
+    for group in read_groups(clips, GROUP_SECONDS):
+        unreadable |= group.unreadable
+        if group.rows:
+            parts.append(describe(group.waveforms, group.rates))
+        progress(len(group))
+    names = parts[0] if parts else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}, unreadable

@@ -8,6 +8,7 @@ without temperature, positions by flattened token index, and retained counts tru
 
 from __future__ import annotations
 
+from mae_ast_plugin.methods.method import Method, trained_with
 from mae_ast_plugin.methods.names import NameTable
 
 
@@ -53,4 +54,11 @@ NAMES = NameTable(
         *_position_rows("dec", "decoder_positions"),
     ],
     unused=["layer_norm.{}"],  # built by the original, never used by it
+)
+
+METHOD = Method(
+    title="MAE-AST",
+    recognises=lambda found: found.has("post_extract_proj.weight"),
+    settings=trained_with,
+    names=lambda model, task: NAMES,
 )

@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 import mae_ast_plugin.methods as folder
+from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.names import NameTable
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Method:
     recognises: Callable[[Foreign], bool]
     settings: Callable[[Foreign], tuple[ModelSettings, TaskSettings]]
     names: Callable[[ModelSettings, TaskSettings], NameTable]
+
+
+def trained_with(found: Foreign) -> tuple[ModelSettings, TaskSettings]:
+    """Settings from the configuration that fairseq writes into its checkpoints; PlainError where there is none."""
+    cfg = found.rest.get("cfg")
+    model, task = (cfg.get("model"), cfg.get("task")) if isinstance(cfg, Mapping) else (None, None)
+    if not isinstance(model, Mapping) or not isinstance(task, Mapping):
+        raise PlainError("it has no configuration (cfg.model, cfg.task), so its network cannot be rebuilt")
+    return from_mapping(ModelSettings, model), from_mapping(TaskSettings, task)
 
 
 @cache

@@ -154,11 +154,21 @@ class CriterionSettings:
 
 
 def from_mapping(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Fill settings of ``kind`` from a checkpoint's configuration; names it does not know are left out."""
-    known = {f.name: type(None) in get_args(f.type) for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(
-        **{name: value for name, value in values.items() if name in known and (value is not None or known[name])}
-    )
+    """Fill settings of ``kind`` from a checkpoint's configuration; names it does not know are left out.
+
+    PlainError for a value that is of another kind than the field.
+    """
+    given = {}
+    for entry in fields(kind):  # type: ignore[arg-type]
+        value, types = values.get(entry.name), get_args(entry.type) or (entry.type,)
+        if entry.name not in values or (value is None and type(None) not in types):
+            continue
+        is_truth = isinstance(value, bool)  # which Python also takes for a whole number
+        if (bool not in types and is_truth) or not isinstance(value, types + (int,) * (float in types)):
+            wanted = " or ".join("null" if each is type(None) else each.__name__ for each in types)
+            raise PlainError(f"in its configuration {entry.name} is {value!r}, not of the kind {wanted}")
+        given[entry.name] = value
+    return kind(**given)
 
 
 def _shares(settings: object, section: str, names: tuple[str, ...]) -> Iterator[str]:

@@ -25,6 +25,7 @@ def settings(found: Foreign) -> tuple[ModelSettings, TaskSettings]:
     num_bins = int(tensors[f"{PREFIX}p_input_fdim"])
     frames = int(tensors[f"{PREFIX}p_input_tdim"])
     is_frame = kernel_chan == num_bins
+    columns = (frames - kernel_time) // kernel_time + 1
     model = ModelSettings(
         ast_kernel_size_chan=kernel_chan,
         ast_kernel_size_time=kernel_time,
@@ -43,7 +44,8 @@ def settings(found: Foreign) -> tuple[ModelSettings, TaskSettings]:
         enc_sine_pos=False,
         dec_sine_pos=False,
         enc_table_pos="learned",
-        max_columns=(frames - kernel_time) // kernel_time + 1,
+        max_columns=columns,
+        window_columns=columns,
         input_norm="fixed",
         input_mean=MEAN,
         input_std=2 * STD,

@@ -8,15 +8,9 @@ import pytest
 pytest.importorskip("sklearn")
 
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.evaluation.knn import (
-    best,
-    format_table,
-    knn_accuracy,
-    layer_table,
-    leave_one_group_out,
-    log_mel_statistics,
-    stratified_folds_accuracy,
-)
+from mae_ast_plugin.evaluation.baselines import log_mel_statistics
+from mae_ast_plugin.evaluation.knn import knn_accuracy, leave_one_group_out, stratified_folds_accuracy
+from mae_ast_plugin.evaluation.tables import best, format_table, layer_table
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
