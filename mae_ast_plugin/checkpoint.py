@@ -7,7 +7,7 @@ fairseq.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from torch import Tensor
 
 from mae_ast_plugin.containers import CONFIG, CheckpointError, read_container, read_folder, write_folder
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.methods.build import autoencoder_of
+from mae_ast_plugin.methods.build import autoencoder_of, tokens_of
 from mae_ast_plugin.methods.method import Foreign, methods, trained_with
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, network_problems
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 from mae_ast_plugin.nn.normalization import FixedNorm
+from mae_ast_plugin.nn.positions import resize_grid
 
 OUR_PREFIX = "autoencoder."
 TABLE_SUFFIX = ".sinusoid.table"
+GRID_TABLE = "encoder_positions.grid.table"
 FOLDER_FORMAT, FOLDER_VERSION = "mae_ast_plugin", 1
 
 
@@ -124,6 +126,22 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         "task": asdict(checkpoint.task),
     }
     write_folder(folder, content, checkpoint.state)
+
+
+def regridded(checkpoint: Checkpoint, stride_time: int, stride_chan: int, num_frames: int) -> Checkpoint:
+    """The same network with other strides between patches and a table of positions for clips of ``num_frames`` frames.
+
+    Positions are cut from the middle of the table where it is longer and interpolated where it is shorter (facts:
+    SSAST 8). Networks without a table only change their strides.
+    """
+    model = replace(checkpoint.model, ast_kernel_stride_time=stride_time, ast_kernel_stride_chan=stride_chan)
+    tokens = tokens_of(model, checkpoint.task.feature_dim * (3 if checkpoint.task.deltas else 1))
+    columns, state = tokens.num_time(num_frames), dict(checkpoint.state)
+    table = state.get(GRID_TABLE)
+    if table is not None:
+        state[GRID_TABLE] = resize_grid(table, columns, tokens.num_chan)
+        model = replace(model, max_columns=columns, window_columns=min(columns, model.window_columns))
+    return replace(checkpoint, model=model, state=state)
 
 
 def load_state(network: MaskedAutoencoder, state: Mapping[str, Tensor], path: str | Path) -> None:

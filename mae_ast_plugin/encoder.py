@@ -226,17 +226,22 @@ class AudioEncoder(nn.Module):
             return [[Segment(clip, 0, count) for clip, count in enumerate(num_columns)]]
         window, batch = self._columns_in(self.window_seconds), self._columns_in(self.batch_seconds)
         if self.network.window_columns:
-            cut = partial(windows_of, window=self.network.window_columns)
+            cut = partial(windows_of, window=min(window, self.network.window_columns))
         else:
             cut = partial(segments_of, most_steps=window)
-        return batches_of([part for clip, count in enumerate(num_columns) for part in cut(clip, count)], batch)
+        segments = [part for clip, count in enumerate(num_columns) for part in cut(clip, count)]
+        if self.network.fill_windows:  # each is as long as a full one once it is filled up
+            together = max(1, batch // self.network.window_columns)
+            return [segments[first : first + together] for first in range(0, len(segments), together)]
+        return batches_of(segments, batch)
 
     def _part(self, spectrogram: Tensor, segment: Segment) -> Tensor:
         """The frames of a segment; a clip's last segment keeps what fills no patch, as the clip alone would."""
         tokens = self.network.tokens
         begin, frames = segment.first_step * tokens.stride_time, tokens.num_frames(segment.num_steps)
         behind = begin + tokens.num_frames(segment.num_steps + 1)
-        return spectrogram[begin:] if behind > len(spectrogram) else spectrogram[begin : begin + frames]
+        is_last = behind > len(spectrogram) and not self.network.fill_windows  # there the rest is a patch of its own
+        return spectrogram[begin:] if is_last else spectrogram[begin : begin + frames]
 
     def _embed(
         self,

@@ -84,7 +84,8 @@ class WaveformNetwork(nn.Module):
         laid_out = COLUMNS[self.columns](states, tokens.num_chan)
         if not self.network.fill_windows:
             return laid_out
-        num_columns = -(-num_frames // tokens.stride_time)  # also one that the clip only begins
+        # also the column that the clip only begins; of positive numbers, for ONNX divides towards zero
+        num_columns = (num_frames + tokens.stride_time - 1) // tokens.stride_time
         return laid_out[:, : num_columns * (tokens.num_chan if self.columns == "flat" else 1)]
 
 

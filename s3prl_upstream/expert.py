@@ -14,10 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae_ast_plugin import load_model
+from mae_ast_plugin.audio.waveforms import as_waveforms
+from mae_ast_plugin.checkpoint import Checkpoint, load_checkpoint, regridded
+from mae_ast_plugin.encoder import encoder_of
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.methods.build import frontend_of
 
 from .options import read_options
+from .windows import windowed_states
 
 SAMPLE_RATE = 16000  # s3prl's
 
@@ -32,7 +36,11 @@ class UpstreamExpert(nn.Module):
         if ckpt is None:
             raise PlainError("this upstream needs a checkpoint; give its path with -k (in Python: ckpt=...)")
         self.options = read_options(model_config, options)
-        self.encoder = load_model(ckpt, columns=self.options.columns)
+        checkpoint = load_checkpoint(ckpt)
+        self.window = round(self.options.window_seconds * checkpoint.task.sample_rate)
+        if self.window or self.options.stride_time or self.options.stride_chan:
+            checkpoint = self._regridded(checkpoint)
+        self.encoder = encoder_of(checkpoint, columns=self.options.columns)
         if self.options.decoder:
             encoder, decoder = self.encoder.network.encoder, self.encoder.network.decoder
             if decoder is None:
@@ -43,21 +51,35 @@ class UpstreamExpert(nn.Module):
                     "s3prl takes layers of one width only; leave the option decoder out"
                 )
 
+    def _regridded(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The network with the strides that were asked for, and positions for windows where there are any."""
+        model, frontend = checkpoint.model, frontend_of(checkpoint.task)
+        strides = (
+            int(self.options.stride_time) or model.ast_kernel_stride_time,
+            int(self.options.stride_chan) or model.ast_kernel_stride_chan,
+        )
+        # without windows, as long a clip as the network was trained on
+        frames = model.ast_kernel_size_time + (model.max_columns - 1) * model.ast_kernel_stride_time
+        return regridded(checkpoint, *strides, self.window // frontend.hop or frames)
+
     def get_downsample_rates(self, key: str = "hidden_states") -> int:
         """Samples (at 16 kHz) between two steps, the same for every key."""
         return round(self.encoder.samples_per_step * SAMPLE_RATE / self.encoder.sample_rate)
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
         """Compute features of 1-D waveforms at 16 kHz: (B, ceil(longest / rate), W) each."""
-        out = self.encoder(wavs, sample_rate=SAMPLE_RATE, with_decoder=self.options.decoder)
         longest = max(len(wav) for wav in wavs)
-        steps = torch.arange(-(-longest // self.get_downsample_rates()), device=out.frames.device)
-        own = torch.minimum(steps, out.lengths.to(steps.device)[:, None] - 1)  # (B, steps)
+        if self.window:
+            waves = as_waveforms(wavs, SAMPLE_RATE, self.encoder.sample_rate)
+            *hidden, last = windowed_states(self.encoder, waves, self.window)
+            lengths = torch.full((len(wavs),), last.shape[1], device=last.device)
+        else:
+            out = self.encoder(wavs, sample_rate=SAMPLE_RATE, with_decoder=self.options.decoder)
+            hidden, last, lengths = out.hidden_states, out.frames, out.lengths
+        steps = torch.arange(-(-longest // self.get_downsample_rates()), device=last.device)
+        own = torch.minimum(steps, lengths.to(steps.device)[:, None] - 1)  # (B, steps)
 
         def laid_out(states: Tensor) -> Tensor:
             return states.gather(1, own[..., None].expand(-1, -1, states.shape[-1]))
 
-        return {
-            "hidden_states": [laid_out(states) for states in out.hidden_states],
-            "last_hidden_state": laid_out(out.frames),
-        }
+        return {"hidden_states": [laid_out(states) for states in hidden], "last_hidden_state": laid_out(last)}

@@ -1,4 +1,4 @@
-"""What ``-g`` may choose: how patches become features, and whether the decoder's layers are among them."""
+"""What ``-g`` may choose: how patches become features, windows and strides, and whether the decoder's layers count."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ class Options:
 
     columns: str = "join"
     decoder: bool = False
+    window_seconds: float = 0.0
+    stride_time: int = 0
+    stride_chan: int = 0
 
 
 def read_options(source: str | Path | Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Options:
@@ -40,6 +43,12 @@ def read_options(source: str | Path | Mapping[str, Any] | None, given: Mapping[s
     if options.columns not in COLUMNS:
         meanings = ", ".join(f"{name} ({meaning})" for name, meaning in COLUMNS.items())
         raise PlainError(f"{where}: columns is {options.columns!r}; it must be one of {meanings}")
+    for name in ("window_seconds", "stride_time", "stride_chan"):
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise PlainError(f"{where}: {name} is {value!r}; it must be a number, 0 to leave it as the model has it")
+    if options.window_seconds and options.decoder:
+        raise PlainError(f"{where}: window_seconds and decoder do not go together")
     if not isinstance(options.decoder, bool):
         raise PlainError(f"{where}: decoder is {options.decoder!r}; it must be true or false")
     return options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mae_ast_plugin.encoder import AudioEncoder, Embeddings, encoder_of
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
-from mae_ast_plugin.segments import segments_of
+from mae_ast_plugin.segments import Segment, segments_of, windows_of
 
 RATE, MELS = 16000, 32
 LAYERS, DECODER_LAYERS = 3, 2
@@ -47,6 +47,20 @@ def patches(chan: int, time: int, stride_chan: int = 0, stride_time: int = 0) ->
 
 PATCH = patches(16, 4)
 CONV = {"enc_conv_pos": True, "dec_conv_pos": True, "conv_pos": 4, "conv_pos_groups": 2}
+# an encoder alone, with tokens beside those of the patches and positions for so many columns
+ALONE = {
+    **PATCH,
+    "decoder_layers": 0,
+    "layer_norm_first": True,
+    "class_tokens": 2,
+    "hide_in_encoder": True,
+    "enc_sine_pos": False,
+    "enc_table_pos": "learned",
+    "max_columns": 80,
+    "input_norm": "fixed",
+    "input_mean": -6.0,
+    "input_std": 3.0,
+}
 # name -> settings of the model, settings of the task
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "patch": (PATCH, {}),
@@ -57,6 +71,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bridge": ({**PATCH, "use_post_enc_proj": True, "decoder_embed_dim": 4}, {}),
     "deltas": (patches(MELS, 4), {"deltas": True}),
     "8 kHz": (PATCH, {"sample_rate": 8000}),
+    "class tokens": (ALONE, {"feature_type": "hanning_fbank"}),
+    "own windows": ({**ALONE, "window_columns": 9, "max_columns": 9}, {}),
+    "filled windows": ({**ALONE, "window_columns": 9, "max_columns": 9, "fill_windows": True}, {}),
 }
 
 
@@ -73,8 +90,9 @@ def make(kind: str = "patch", options: dict[str, Any] | None = None, **changes: 
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    network.norm.running_mean.fill_(-6.0)
-    network.norm.running_var.fill_(9.0)
+    for name, value in (("running_mean", -6.0), ("running_var", 9.0)):
+        if hasattr(network.norm, name):
+            getattr(network.norm, name).fill_(value)
     return AudioEncoder(frontend, network, **(options or {})).eval()
 
 
@@ -89,6 +107,15 @@ def noise(num_samples: int, seed: int = 0) -> Tensor:
 
 def seconds_of(encoder: AudioEncoder, num_columns: float) -> float:
     return num_columns * encoder.step_seconds
+
+
+def columns_of(encoder: AudioEncoder, num_samples: int) -> int:
+    """Patches along time: those that a clip fills, or those that it begins where windows are filled up."""
+    window, hop, tokens = encoder.frontend.num_samples(1), encoder.frontend.hop, encoder.network.tokens
+    frames = 1 + (max(num_samples, encoder.shortest) - window) // hop
+    if encoder.network.fill_windows:
+        return -(-frames // tokens.stride_time)
+    return 1 + (frames - tokens.kernel_time) // tokens.stride_time
 
 
 def embed(encoder: AudioEncoder, waveforms: Any, *arguments: Any, **options: Any) -> Embeddings:
@@ -188,16 +215,16 @@ def test_the_same_clips_give_the_same_numbers_twice(encoder: AudioEncoder) -> No
 
 
 def test_every_layer_is_given_and_a_step_is_a_column_of_patches(encoder: AudioEncoder) -> None:
-    out = embed(encoder, [noise(16000), noise(8000)])
-    tokens, post_norm = encoder.network.tokens, not encoder.network.encoder.settings.pre_norm
-    steps = tokens.num_time(encoder.frontend.num_frames(encoder.sample_rate))
+    rate, tokens = encoder.sample_rate, encoder.network.tokens
+    out = embed(encoder, [noise(rate), noise(rate // 2)], rate)
+    steps = columns_of(encoder, rate)
     assert (out.step_seconds, out.times_seconds.shape) == (pytest.approx(tokens.stride_time * 0.01), (steps,))
     assert len(out.hidden_states) == 1 + LAYERS == 1 + encoder.num_layers
     assert encoder.dim == tokens.num_chan * WIDTH
     assert all(states.shape == (2, steps, encoder.dim) for states in every_state(out))
     assert {states.dtype for states in every_state(out)} == {torch.float32}
-    assert out.lengths.tolist() == [steps, encoder.num_steps(encoder.sample_rate // 2)]
-    assert torch.equal(out.frames, out.hidden_states[-1]) == post_norm
+    assert out.lengths.tolist() == [steps, columns_of(encoder, rate // 2)]
+    assert torch.equal(out.frames, out.hidden_states[-1]) != encoder.network.encoder.settings.pre_norm
     assert_close(out.clip[1], out.frames[1, : out.lengths[1]].mean(dim=0))
 
 
@@ -206,19 +233,21 @@ def test_hidden_states_are_what_the_layers_of_the_network_give(encoder: AudioEnc
     for layer in encoder.network.encoder.layers:
         layer.register_forward_hook(lambda module, inputs, output: given.append(output))
     encoder.network.encoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
-    wave = noise(encoder.sample_rate // 2)
-    out = embed(encoder, [wave], encoder.sample_rate)
+    out = embed(encoder, [noise(encoder.sample_rate // 4)], encoder.sample_rate)
     assert len(given) == 1 + LAYERS
     for states, expected in zip(out.hidden_states, given, strict=True):
-        assert torch.equal(states.flatten(), expected.flatten())
+        own = encoder.network.own_tokens(expected)[0].flatten()
+        assert torch.equal(states.flatten(), own[: states.numel()])
 
 
 def test_the_decoders_layers_follow_those_of_the_encoder(encoder: AudioEncoder) -> None:
-    wave = [noise(8000)]
+    wave, decoder = [noise(8000)], encoder.network.decoder
     without, out = embed(encoder, wave), embed(encoder, wave, with_decoder=True)
-    assert len(out.hidden_states) == 1 + LAYERS + DECODER_LAYERS
     assert all(torch.equal(a, b) for a, b in zip(out.hidden_states, without.hidden_states, strict=False))
-    decoder = encoder.network.decoder
+    if decoder is None:
+        assert len(out.hidden_states) == 1 + LAYERS and torch.equal(out.frames, without.frames)
+        return
+    assert len(out.hidden_states) == 1 + LAYERS + DECODER_LAYERS
     assert out.frames.shape[2] == encoder.network.tokens.num_chan * decoder.settings.dim
     assert torch.equal(out.frames, out.hidden_states[-1]) != decoder.settings.pre_norm
     picked = embed(encoder, wave, with_decoder=True, layers=(0, -1, LAYERS + 1))
@@ -302,18 +331,21 @@ def test_a_clip_shorter_than_a_patch_is_padded_to_one(kind: str) -> None:
 
 
 def test_the_steps_of_every_length_can_be_told_beforehand(encoder: AudioEncoder) -> None:
-    rate, hop, tokens = encoder.sample_rate, encoder.frontend.hop, encoder.network.tokens
-    edge = encoder.shortest + 2 * tokens.stride_time * hop
+    edge = encoder.shortest + 2 * encoder.network.tokens.stride_time * encoder.frontend.hop
     lengths = [1, 400, edge - 1, edge, edge + 1, 4999, 7001]
-    out = embed(encoder, [noise(length) for length in lengths], rate)
+    out = embed(encoder, [noise(length) for length in lengths], encoder.sample_rate)
     for length, steps in zip(lengths, out.lengths.tolist(), strict=True):
-        frames = 1 + (max(length, encoder.shortest) - encoder.frontend.num_samples(1)) // hop
-        assert steps == encoder.num_steps(length) == 1 + (frames - tokens.kernel_time) // tokens.stride_time
+        assert steps == encoder.num_steps(length) == columns_of(encoder, length)
 
 
-def test_a_long_clip_is_its_windows_embedded_one_by_one(encoder: AudioEncoder) -> None:
-    if encoder.frontend.deltas:
-        pytest.skip("differences are those of the clip: they see beyond a window's edge")
+def windows(encoder: AudioEncoder, num_steps: int, most: int) -> Iterator[Segment]:
+    own = encoder.network.window_columns
+    return windows_of(0, num_steps, min(own, most)) if own else segments_of(0, num_steps, most)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "deltas"])
+def test_a_long_clip_is_its_windows_embedded_one_by_one(kind: str) -> None:
+    encoder = make(kind)
     tokens, rate = encoder.network.tokens, encoder.sample_rate
     wave = noise(20011)
     num_steps = encoder.num_steps(len(wave))
@@ -322,7 +354,7 @@ def test_a_long_clip_is_its_windows_embedded_one_by_one(encoder: AudioEncoder) -
         encoder.window_seconds = seconds_of(encoder, most)
         found = embed(encoder, [wave, noise(3000, 1)], rate)
         assert found.lengths.tolist() == [num_steps, encoder.num_steps(3000)]
-        for segment in segments_of(0, num_steps, most):
+        for segment in windows(encoder, num_steps, most):
             end = segment.first_step + segment.num_steps
             begin = segment.first_step * tokens.stride_time * encoder.frontend.hop
             size = encoder.frontend.num_samples(tokens.num_frames(segment.num_steps))
@@ -331,6 +363,22 @@ def test_a_long_clip_is_its_windows_embedded_one_by_one(encoder: AudioEncoder) -
             assert expected.lengths.tolist() == [segment.num_steps]
             for states, alone in zip(every_state(found), every_state(expected), strict=True):
                 assert_close(states[0, segment.first_step : end], alone[0])
+
+
+@pytest.mark.parametrize("kind", ["patch", "overlap", "deltas"])
+def test_windows_are_cut_from_the_features_of_the_whole_clip(kind: str) -> None:
+    encoder, wave = make(kind), noise(9000)
+    tokens, num_steps = encoder.network.tokens, encoder.num_steps(9000)
+    features = encoder.frontend(wave[None])
+    encoder.window_seconds = seconds_of(encoder, 4)
+    found = embed(encoder, [wave])
+    for segment in windows(encoder, num_steps, 4):
+        begin = segment.first_step * tokens.stride_time
+        part = features[:, begin : begin + tokens.num_frames(segment.num_steps)]
+        with torch.no_grad():
+            last = encoder.network.features(encoder.network.cut(part)).stack.last
+        steps = slice(segment.first_step, segment.first_step + segment.num_steps)
+        assert_close(found.frames[:, steps].flatten(), last.flatten())
 
 
 def passes_over(encoder: AudioEncoder) -> list[tuple[int, int]]:
@@ -342,11 +390,11 @@ def passes_over(encoder: AudioEncoder) -> list[tuple[int, int]]:
 
 def test_a_clip_of_just_the_window_is_one_window(encoder: AudioEncoder) -> None:
     rate = encoder.sample_rate
-    encoder.window_seconds = encoder.batch_seconds = 0.48
+    encoder.window_seconds = encoder.batch_seconds = 0.32
     passes = passes_over(encoder)
-    embed(encoder, [noise(int(0.48 * rate))], rate)
+    embed(encoder, [noise(int(0.32 * rate))], rate)
     assert len(passes) == 1
-    embed(encoder, [noise(int(0.96 * rate))], rate)
+    embed(encoder, [noise(int(0.64 * rate))], rate)
     assert len(passes) == 3  # and no remnant behind two windows
 
 
@@ -357,7 +405,7 @@ def test_a_pass_holds_no_more_than_the_batch_and_the_windows_are_even(encoder: A
     out = embed(encoder, [noise(length) for length in (30000, 1000, 2000, 900, 800, 700)], rate)
     columns = [(clips, tokens // num_chan) for clips, tokens in passes]
     assert max(clips * width for clips, width in columns) <= 16
-    assert max(width for _, width in columns) <= 7
+    assert max(width for _, width in columns) <= (encoder.network.window_columns if encoder.network.fill_windows else 7)
     assert sum(clips * width for clips, width in columns) >= int(out.lengths.sum())
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mae_ast_plugin.segments import Segment, batches_of, segments_of
+from mae_ast_plugin.segments import Segment, batches_of, segments_of, windows_of
 
 
 @pytest.mark.parametrize("num_steps", [*range(1, 40), 97, 1000, 11250])
@@ -57,3 +57,11 @@ def test_no_batch_could_have_taken_the_next_segment() -> None:
 
 def test_nothing_makes_no_batches() -> None:
     assert batches_of([], 10) == []
+
+
+@pytest.mark.parametrize("num_steps", [1, 6, 7, 8, 20, 21, 1000])
+def test_windows_of_a_fixed_size_leave_the_rest_to_the_last(num_steps: int) -> None:
+    sizes = [segment.num_steps for segment in windows_of(2, num_steps, 7)]
+    assert sum(sizes) == num_steps
+    assert set(sizes[:-1]) <= {7} and 1 <= sizes[-1] <= 7
+    assert [segment.first_step for segment in windows_of(2, num_steps, 7)] == list(range(0, num_steps, 7))

@@ -63,8 +63,12 @@ class CentredMel(nn.Module):
         """Count the samples of the shortest clip with ``num_frames`` frames."""
         return max((num_frames - 1) * self.hop, self.reach + 1) + (self.preemphasis is not None)
 
-    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """Compute features; ``lengths`` in samples where the clips of a padded batch differ."""
+    def forward(
+        self, waveforms: Tensor, lengths: Sequence[int] | None = None, filters: Tensor | None = None
+    ) -> Tensor:
+        """Compute features; ``lengths`` in samples where the clips of a padded batch differ, ``filters`` in place of
+        its own.
+        """
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.float()
             longest = waveforms.shape[-1]
@@ -85,17 +89,17 @@ class CentredMel(nn.Module):
                 padded = _reflected(waveforms, ends, self.reach)
                 frames = torch.arange(1 + longest // self.hop, device=waveforms.device)
                 own = frames <= ends // self.hop
-            return self.compression(self._mel(padded), own)
+            return self.compression(self._mel(padded, self.filters if filters is None else filters), own)
 
-    def _mel(self, padded: Tensor) -> Tensor:
+    def _mel(self, padded: Tensor, filters: Tensor) -> Tensor:
         frames = padded.unfold(-1, self.fft_size, self.hop)
         if padded.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
-            return self._power(frames) @ self.filters
+            return self._power(frames) @ filters
         if frames.shape[1] <= 2 * self.CPU_BLOCK_FRAMES:
             block = max(1, self.CPU_BLOCK_FRAMES // frames.shape[1])
-            return torch.cat([self._power(part) @ self.filters for part in frames.split(block)])
+            return torch.cat([self._power(part) @ filters for part in frames.split(block)])
         pieces = frames.split(self.CPU_BLOCK_FRAMES, dim=1)
-        return torch.cat([self._power(part) @ self.filters for part in pieces], dim=1)
+        return torch.cat([self._power(part) @ filters for part in pieces], dim=1)
 
     def _power(self, frames: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(frames * self.window)

@@ -15,34 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mae_ast_plugin.audio.mel import kaldi_mel_filters
 from mae_ast_plugin.errors import PlainError
 
 PREEMPHASIS = 0.97
 LOG_FLOOR = torch.finfo(torch.float32).eps
-LOW_HZ = 20.0
-
-
-def mel_scale(hertz: Tensor) -> Tensor:
-    """Map hertz to Kaldi's mel scale, 1127 ln(1 + f / 700)."""
-    return 1127.0 * torch.log1p(hertz / 700.0)
-
-
-def kaldi_mel_filters(num_mel_bins: int, fft_size: int, sample_rate: int) -> Tensor:
-    """Build triangular filters whose slopes are linear in mel, from 20 Hz to the Nyquist frequency.
-
-    Returns (fft_size // 2 + 1, num_mel_bins); the Nyquist bin has weight zero, as in Kaldi.
-    """
-    edges = torch.linspace(
-        float(mel_scale(torch.tensor(LOW_HZ, dtype=torch.float64))),
-        float(mel_scale(torch.tensor(sample_rate / 2, dtype=torch.float64))),
-        num_mel_bins + 2,
-        dtype=torch.float64,
-    )
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    bins = mel_scale(torch.arange(fft_size // 2, dtype=torch.float64) * sample_rate / fft_size)[:, None]
-    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
-    filters = torch.minimum(rising, falling).clamp(min=0)
-    return nn.functional.pad(filters, (0, 0, 0, 1)).float()
 
 
 def povey_window(size: int) -> Tensor:

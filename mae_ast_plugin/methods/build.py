@@ -8,8 +8,9 @@ from torch import nn
 from mae_ast_plugin.audio.frontend import FrontEnd, make_frontend
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
+from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 from mae_ast_plugin.nn.masking import MaskSettings
-from mae_ast_plugin.nn.normalization import FixedNorm, InputNorm
+from mae_ast_plugin.nn.normalization import ClipNorm, FixedNorm, InputNorm
 from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import Transformer, TransformerSettings
@@ -97,7 +98,9 @@ def _positions(model: ModelSettings, num_chan: int, dim: int, sinusoid: bool, co
     )
 
 
-def _norm(model: ModelSettings, num_features: int) -> InputNorm | FixedNorm:
+def _norm(model: ModelSettings, num_features: int) -> InputNorm | FixedNorm | ClipNorm:
+    if model.input_norm == "clip":
+        return ClipNorm()
     if model.input_norm == "fixed":
         return FixedNorm(torch.full((num_features,), model.input_mean), torch.full((num_features,), model.input_std))
     if model.input_norm == "bins":
@@ -110,7 +113,7 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
     encoder_dim, decoder_dim = model.encoder_embed_dim, model.decoder_embed_dim
     tokens = tokens_of(model, num_features)
     grid, decoder = tokens.num_chan, _decoder(model)
-    return MaskedAutoencoder(
+    network = MaskedAutoencoder(
         tokens=tokens,
         norm=_norm(model, num_features),
         encoder=_encoder(model),
@@ -135,3 +138,5 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
         window_columns=model.window_columns,
         fill_windows=model.fill_windows,
     )
+    INITIALIZATIONS[model.weight_init](network)
+    return network

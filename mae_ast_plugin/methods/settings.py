@@ -12,13 +12,14 @@ from typing import Any, Optional, TypeVar, get_args
 
 from mae_ast_plugin.audio.frontend import CONVENTIONS
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
 from mae_ast_plugin.nn.positions import GRIDS
 from mae_ast_plugin.nn.transformer import ACTIVATIONS
 
 S = TypeVar("S")
 TABLE_KINDS = ("none", *GRIDS, "axes")
-INPUT_NORMS = ("batch", "bins", "fixed")
+INPUT_NORMS = ("batch", "bins", "fixed", "clip")
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -85,7 +86,8 @@ class ModelSettings:
     input_norm: str = setting(
         "batch",
         "normalisation of spectrograms: batch (one mean and variance, of the batches seen), bins (one of each mel bin, "
-        "with a learned factor and offset), fixed (model.input_mean and input_std)",
+        "with a learned factor and offset), fixed (model.input_mean and input_std), clip (each clip's own mean and "
+        "deviation)",
     )
     input_mean: float = setting(0.0, "fixed mean of spectrograms [log-mel]; input_norm=fixed only")
     input_std: float = setting(1.0, "what they are divided by then [log-mel]")
@@ -98,6 +100,9 @@ class ModelSettings:
         0, "columns of patches that the network sees at once when it embeds; 0: any number. Longer clips go in windows"
     )
     fill_windows: bool = setting(False, "windows are filled up with the mean, which is seen like audio; else masked")
+    weight_init: str = setting(
+        "normal", f"law of the weights before training: {', '.join(INITIALIZATIONS)} (of all matrices, offsets zero)"
+    )
     precision: str = setting(
         "float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights"
     )
@@ -255,6 +260,7 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
     )
     yield from _at_least(model, "model", 1, ("decoder_ffn_embed_dim", "decoder_attention_heads"))
     yield from _choice(model.input_norm, "model.input_norm", INPUT_NORMS)
+    yield from _choice(model.weight_init, "model.weight_init", tuple(INITIALIZATIONS))
     if model.fill_windows and not model.window_columns:
         yield "model.fill_windows is true and model.window_columns is 0; say how long a window is"
     if model.input_std == 0:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
-from mae_ast_plugin.nn.normalization import FixedNorm, InputNorm
+from mae_ast_plugin.nn.normalization import ClipNorm, FixedNorm, InputNorm
 from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import StackOutput, Transformer
@@ -118,7 +118,7 @@ class MaskedAutoencoder(nn.Module):
         self,
         *,
         tokens: PatchTokens,
-        norm: InputNorm | FixedNorm,
+        norm: InputNorm | FixedNorm | ClipNorm,
         encoder: Transformer,
         decoder: Transformer | None,
         encoder_positions: Positions,
@@ -156,14 +156,19 @@ class MaskedAutoencoder(nn.Module):
         self.classify = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads) if two_heads else None
 
     def cut(
-        self, spectrogram: Tensor, num_frames: Sequence[int] | None = None, weight: float = 1.0, fill: bool = False
+        self,
+        spectrogram: Tensor,
+        num_frames: Sequence[int] | None = None,
+        weight: float = 1.0,
+        fill: bool = False,
+        is_normalized: bool = False,
     ) -> Clips:
         """Normalise spectrograms (B, T, F) and cut them into patches; ``num_frames`` of each clip, None where all have
         T.
 
         Only whole patches of a clip's own frames are its tokens, but for ``count_partial``, which also takes a last
         patch that is partly padding, as the original does. ``fill`` puts the mean in the place of padding and makes
-        tokens of it all.
+        tokens of it all. ``is_normalized``: windows of clips that were normalised as a whole stay as they are.
         """
         num_clips, longest, _ = spectrogram.shape
         frames = [longest] * num_clips if num_frames is None else list(num_frames)
@@ -172,7 +177,7 @@ class MaskedAutoencoder(nn.Module):
         if ragged:
             counts = on_device(frames, spectrogram.device)
             padding = torch.arange(longest, device=spectrogram.device) >= counts[:, None]
-        normalized = self.norm(spectrogram, padding, weight)
+        normalized = spectrogram.float() if is_normalized else self.norm(spectrogram, padding, weight)
         if fill and padding is not None:
             normalized = normalized.masked_fill(padding[..., None], 0.0)
             frames = [longest] * num_clips

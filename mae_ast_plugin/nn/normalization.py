@@ -1,4 +1,4 @@
-"""Normalisation of the network's input: by statistics of the batches seen, or by fixed ones.
+"""Normalisation of the network's input: by statistics of the batches seen, by fixed ones, or by each clip's own.
 
 Batch statistics are one mean and variance for whole spectrograms (MAE-AST) or one for each mel bin: training takes the
 batch's own, inference the running ones. Padding is left out of them and processes of a distributed run share them.
@@ -94,3 +94,32 @@ class FixedNorm(nn.Module):
         """Normalise; what is padding and how much the batch weighs makes no difference."""
         with torch.autocast(spectrogram.device.type, enabled=False):
             return (spectrogram.float() - self.mean) / self.deviation
+
+
+class ClipNorm(nn.Module):
+    """Bring each clip to mean 0 and (unbiased) deviation 1 by its own frames: (B, T, F) -> (B, T, F).
+
+    The clips beside it make no difference. A clip of one single value, as digital silence is, becomes zeros. A clip
+    that the network sees in windows is normalised as a whole, before it is cut.
+    """
+
+    SMALLEST_DEVIATION = 1e-5
+
+    def statistics(self, spectrogram: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each clip, (B, 1, 1) each; ``padding`` (B, T) is true on frames that do not count."""
+        if padding is None:
+            valid = spectrogram.new_ones(1, 1, 1).expand(*spectrogram.shape[:2], 1)
+        else:
+            valid = (~padding)[..., None].to(spectrogram.dtype)
+        count = (valid.sum(dim=(1, 2), keepdim=True, dtype=torch.float64) * spectrogram.shape[2]).clamp(min=1)
+        mean = ((spectrogram * valid).sum(dim=(1, 2), keepdim=True, dtype=torch.float64) / count).to(spectrogram.dtype)
+        squares = ((spectrogram - mean) * valid).square().sum(dim=(1, 2), keepdim=True, dtype=torch.float64)
+        deviation = (squares / (count - 1).clamp(min=1)).sqrt().to(spectrogram.dtype)
+        return mean, deviation.clamp(min=self.SMALLEST_DEVIATION)
+
+    def forward(self, spectrogram: Tensor, padding: Tensor | None = None, weight: float = 1.0) -> Tensor:
+        """Normalise; how much the batch weighs makes no difference."""
+        with torch.autocast(spectrogram.device.type, enabled=False):
+            spectrogram = spectrogram.float()
+            mean, deviation = self.statistics(spectrogram, padding)
+            return (spectrogram - mean) / deviation

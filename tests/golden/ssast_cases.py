@@ -10,7 +10,9 @@ import torch
 from case import Case
 from torch import Tensor, nn
 
+from mae_ast_plugin.checkpoint import Checkpoint, regridded
 from mae_ast_plugin.criterions.mae_ast import MaskedPredictionCriterion
+from mae_ast_plugin.encoder import encoder_of
 from mae_ast_plugin.methods import ssast
 from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.method import Foreign
@@ -18,6 +20,7 @@ from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, Ta
 from mae_ast_plugin.nn.autoencoder import Encoded, MaskedAutoencoder, Predictions
 from mae_ast_plugin.nn.masking import TokenMask, _clusters
 from mae_ast_plugin.nn.positions import resize_grid
+from s3prl_upstream.windows import cut_windows, filled_clips, window_states, windowed_states
 
 CRITERION = CriterionSettings(reconstruction_weight=10.0, nce_over="predictions", average_over="batches")
 
@@ -26,8 +29,10 @@ def check(case: Case) -> str | None:
     """Compare everything a case defines; returns a reason where the case has to wait."""
     if "cluster_cases" in case.config:
         _check_masks(case)
-    elif "upstream" in case.config or "target_length" in case.config:
-        return "windows of the upstream and the data pipeline are not built yet"
+    elif "upstream" in case.config:
+        _check_upstream(case)
+    elif "target_length" in case.config:
+        return "mix-up, bands and labels of fine-tuning's data pipeline are not built yet"
     elif "finetuning" in case.config:
         _check_other_grid(case)
     elif "steps" in case.config:
@@ -303,4 +308,40 @@ def _check_masks(case: Case) -> None:
         if len(kept.unique()) != entry["mask_patch"] or int(kept.max()) >= entry["num_patches"]:
             case.problems.append(f"frame_mask_{entry['k']}: is no sample without replacement")
     given = ("cluster_cases", "frame_cases")
+    case.open_scalars = {k: v for k, v in case.open_scalars.items() if k.split(".")[0] not in given}
+
+
+@torch.no_grad()
+def _check_upstream(case: Case) -> None:
+    """The windows of s3prl's upstream."""
+    published, wanted, tolerance = Published(case), case.config["upstream"], case.config["tolerance"]
+    whole = Checkpoint(str(case.folder), "", published.model, published.task, published.state, 0)
+    checkpoint = regridded(whole, wanted["tstride"], wanted["fstride"], wanted["window_frames"])
+    encoder = encoder_of(checkpoint)
+    tokens, grid = encoder.network.tokens, encoder.network.encoder_positions.grid
+    rows = torch.cat([grid.class_rows[None], grid(tokens.num_tokens(wanted["window_frames"]))], dim=1)
+    case.within("pos_embed", frequency_major(rows, tokens.num_chan, 2), tolerance["pos_embed"])
+    wavs = [case.input[name] for name in sorted(case.input)]
+    window = round(wanted["window_secs"] * wanted["sample_rate"])
+    windows = cut_windows(wavs, window)
+    clips = filled_clips(encoder, windows)
+    case.within("window_features", clips.normalized, tolerance["features"])
+    _, *hidden, _ = window_states(encoder, clips)
+    longest = max(len(wav) for wav in wavs)
+    _, *joined, _ = windowed_states(encoder, wavs, window)
+    for number, (states, all_windows) in enumerate(zip(hidden, joined, strict=True)):
+        case.within(f"window_hidden_{number}", states, tolerance["hidden"])
+        case.within(f"hidden_{number}", all_windows[:, : -(-longest // encoder.samples_per_step)], tolerance["hidden"])
+    found = {
+        "vertical_patches": tokens.num_chan,
+        "downsample_rate": encoder.samples_per_step,
+        "num_windows": len(windows) // len(wavs),
+        "window_frames": clips.normalized.shape[1],
+        "kind": "frame" if tokens.num_chan == 1 else "patch",
+    }
+    for name, value in found.items():
+        case.scalar(f"upstream.{name}", value)
+    case.scalar("pretraining.patch_rows_freq", published.network().tokens.num_chan)
+    case.scalar("pretraining.patch_cols_time", published.model.max_columns)
+    given = ("upstream", "pretraining", "shapes")
     case.open_scalars = {k: v for k, v in case.open_scalars.items() if k.split(".")[0] not in given}

@@ -1,0 +1,31 @@
+"""How weights are drawn where a published system draws them otherwise than the parts do by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+TOKEN_STD = 0.02
+
+
+def leave(network: nn.Module) -> None:
+    """Keep what the parts drew: normal noise of deviation 0.02 in the stacks, torch's own law elsewhere."""
+
+
+def xavier(network: nn.Module) -> None:
+    """Draw every matrix from Xavier's uniform law, empty the offsets, draw learned tokens with deviation 0.02.
+
+    The embedding of patches keeps its offset: it is a convolution in the original, which torch initialises alike.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if name != "embed":
+                nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("mask_token", "class_tokens")):
+            nn.init.normal_(parameter, std=TOKEN_STD)
+
+
+INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {"normal": leave, "xavier": xavier}
