@@ -15,6 +15,7 @@ import random
 import resource
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,16 +100,9 @@ def main() -> None:
             for name, waves in sets.items():
                 for precision, batch in (("float32", 1), ("float32", PEER_BATCH), ("bfloat16", 1)):
                     encoder.precision = precision
-                    peer = f"s3prl, {batch} at a time"
+                    ours, theirs = partial(run_ours, encoder, waves), partial(run_peer, upstream, waves, batch)
                     what = f"{path.stem}, {name}, ours in {precision}"
-                    compare(
-                        what,
-                        lambda waves=waves: run_ours(encoder, waves),  # type: ignore[misc]
-                        lambda waves=waves, batch=batch: run_peer(upstream, waves, batch),  # type: ignore[misc]
-                        peer,
-                        2.0,
-                        repeats=3,
-                    )
+                    compare(what, ours, theirs, f"s3prl, {batch} at a time", 2.0, repeats=3)
 
 
 if __name__ == "__main__":

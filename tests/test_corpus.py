@@ -16,8 +16,8 @@ from mae_ast_plugin import corpus
 from mae_ast_plugin.audio.listing import Listed
 from mae_ast_plugin.audio.outcomes import AudioError
 from mae_ast_plugin.audio.reader import read
-from mae_ast_plugin.corpus import Group, as_arrays, embed_groups, read_groups
-from mae_ast_plugin.encoder import AudioEncoder, Embeddings
+from mae_ast_plugin.corpus import as_arrays, read_groups
+from mae_ast_plugin.encoder import AudioEncoder
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 
@@ -106,14 +106,14 @@ def test_rows_of_groups_follow_each_other_with_unreadable_ones_among_them(clips:
     assert done == len(clips)
 
 
-def test_a_list_of_bad_files_only_is_reported_whole(clips: list[Listed], encoder: AudioEncoder) -> None:
+def test_a_list_of_bad_files_only_is_reported_whole(clips: list[Listed]) -> None:
     spoil(clips, range(len(clips)))
-    assert sorted(embed_groups(encoder, clips, lambda *_: pytest.fail("nothing to use"))) == list(range(len(clips)))
+    (group,) = read_groups(clips, 1.0)
+    assert group.rows == [] and sorted(group.unreadable) == list(range(len(clips)))
 
 
-def test_no_clips_make_no_groups(encoder: AudioEncoder) -> None:
+def test_no_clips_make_no_groups() -> None:
     assert list(read_groups([], 10.0)) == []
-    assert embed_groups(encoder, [], lambda *_: pytest.fail("nothing to use")) == {}
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -166,6 +166,7 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_reported(
     assert list(groups[0].unreadable) == [2] and "does not exist" in groups[0].unreadable[2]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layers", [None, (), (1, 0)])
 @pytest.mark.parametrize("batch_seconds", [0.05, 0.3, 100.0])
 def test_files_are_embedded_as_their_waveforms_are(
@@ -174,23 +175,17 @@ def test_files_are_embedded_as_their_waveforms_are(
     spoil(clips, [3])
     encoder.batch_seconds = batch_seconds
     found: dict[int, list[np.ndarray]] = {}
-    progress: list[int] = []
-
-    def use(group: Group, embedded: Embeddings) -> None:
-        assert not embedded.frames.requires_grad
-        states = [as_arrays(each, embedded.lengths) for each in (embedded.frames, *embedded.hidden_states)]
-        for place, row in enumerate(group.rows):
-            found[row] = [arrays[place] for arrays in states]
-
-    assert list(embed_groups(encoder, clips, use, layers=layers, progress=progress.append)) == [3]
-    assert sum(progress) == len(clips)
+    for group in read_groups(clips, 4 * batch_seconds):
+        if group.rows:
+            embedded = encoder(group.waveforms, group.rates, layers=layers)
+            states = [as_arrays(each, embedded.lengths) for each in (embedded.frames, *embedded.hidden_states)]
+            found |= {row: [arrays[place] for arrays in states] for place, row in enumerate(group.rows)}
     assert list(found) == [row for row in range(len(clips)) if row != 3]
     for row, arrays in found.items():
         waveform, rate = read(clips[row].path)
-        with torch.no_grad():
-            alone = encoder([waveform], rate, layers=layers)
-        for array, states in zip(arrays, (alone.frames, *alone.hidden_states), strict=True):
-            np.testing.assert_allclose(array, states[0].numpy(), atol=1e-5, rtol=1e-5)
+        alone = encoder([waveform], rate, layers=layers)
+        for array, states_of_one in zip(arrays, (alone.frames, *alone.hidden_states), strict=True):
+            np.testing.assert_allclose(array, states_of_one[0].numpy(), atol=1e-5, rtol=1e-5)
 
 
 def test_an_error_of_the_reader_keeps_its_reason_without_the_path(clips: list[Listed]) -> None:

@@ -359,6 +359,8 @@ def test_a_long_clip_is_its_windows_embedded_one_by_one(kind: str) -> None:
             begin = segment.first_step * tokens.stride_time * encoder.frontend.hop
             size = encoder.frontend.num_samples(tokens.num_frames(segment.num_steps))
             piece = wave[begin:] if end == num_steps else wave[begin : begin + size]
+            if encoder.network.fill_windows and len(piece) < encoder.shortest:
+                continue  # alone, it is first padded with zeros to a patch; behind others, filled up with the mean
             expected = embed(whole, [piece], rate)
             assert expected.lengths.tolist() == [segment.num_steps]
             for states, alone in zip(every_state(found), every_state(expected), strict=True):

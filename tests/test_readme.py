@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,11 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 
+from mae_ast_plugin.__main__ import main as commands
+from mae_ast_plugin.audio.manifest import write_manifest
 from mae_ast_plugin.demo import __main__ as demo
+from mae_ast_plugin.methods.build import autoencoder_of
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from manifests.__main__ import main as manifests
 
 PROGRAMS = ("make", "pip", "python", "pytest", "fairseq-hydra-train", "torchrun", "srun")
@@ -243,6 +247,55 @@ def test_the_commands_lead_from_a_folder_of_audio_to_embeddings(
     assert out.frames.shape[0] == 1
 
 
+@runs(
+    "python -m mae_ast_plugin embed AUDIO --checkpoint CHECKPOINT --out vectors.npz",
+    "python -m mae_ast_plugin info CHECKPOINT",
+    "python -m mae_ast_plugin export CHECKPOINT FOLDER",
+    "python -m mae_ast_plugin evaluate knn --checkpoint CHECKPOINT --train TRAIN.tsv --test TEST.tsv",
+)
+def test_the_commands_take_what_a_checkpoint_has_to_give(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process: each of them starts PyTorch otherwise; ``tests/commands`` starts some of them as programs."""
+    monkeypatch.chdir(shell.folder)
+    small = dict(setting.removeprefix("model.").split("=") for setting in SMALL if setting.startswith("model."))
+    model = ModelSettings(**{name: int(value) for name, value in small.items()})
+    state = {f"autoencoder.{name}": tensor for name, tensor in autoencoder_of(model, 128).state_dict().items()}
+    torch.save({"cfg": {"model": asdict(model), "task": asdict(TaskSettings())}, "model": state}, "CHECKPOINT")
+    rows = [(f"{label}/clip {index:02d}.wav", 1) for label in ("low", "high") for index in range(12)]
+    for split, part in (("TRAIN", rows[::2]), ("TEST", rows[1::2])):
+        write_manifest(f"{split}.tsv", "AUDIO", part, labels=[name.split("/")[0] for name, _ in part])
+
+    def type_in(line: str) -> str:
+        assert line in TESTED
+        assert commands(line.split()[3:]) == 0
+        return capsys.readouterr().out
+
+    type_in("python -m mae_ast_plugin embed AUDIO --checkpoint CHECKPOINT --out vectors.npz")
+    with np.load("vectors.npz") as archive:
+        assert archive["vectors"].shape == (24, 8 * 32) and archive["names"].shape == (24,)
+    assert "8 patches a column" in type_in("python -m mae_ast_plugin info CHECKPOINT")
+    type_in("python -m mae_ast_plugin export CHECKPOINT FOLDER")
+    assert {path.name for path in Path("FOLDER").iterdir()} == {"model.safetensors", "config.json"}
+    table = type_in("python -m mae_ast_plugin evaluate knn --checkpoint CHECKPOINT --train TRAIN.tsv --test TEST.tsv")
+    assert "random weights" in table and "chance" in table
+
+
+@runs(
+    "make s3prl-setup",
+    "python -m s3prl_upstream.run_downstream -m train -u mae_ast_plugin_local -k CHECKPOINT -d speech_commands -c ks "
+    '-p runs/ks -o "config.downstream_expert.datarc.speech_commands_root=SPEECH_COMMANDS,,config.downstream_expert.'
+    'datarc.speech_commands_test_root=SPEECH_COMMANDS_TEST"',
+)
+def test_superb_is_set_up_and_its_command_is_that_of_its_page(repository: Path, readme: str) -> None:
+    """``tests/s3prl_upstream/test_downstream.py`` trains with the commands of the page."""
+    printed = Shell(repository)("make s3prl-setup --dry-run").splitlines()
+    assert [" ".join(line.split()) for line in printed] == [".ci/setup", ".ci/s3prl-setup"]
+    page = (repository / "docs" / "superb.md").read_text(encoding="utf-8")
+    (line,) = [line for line in commands_of(readme) if "run_downstream" in line]
+    assert line in commands_of(page)
+
+
 def check_manifests(folder: Path) -> None:
     root, *rows = (folder / "MANIFESTS" / "train.tsv").read_text().splitlines()
     rates = (folder / "MANIFESTS" / "train.rates").read_text().split()
@@ -370,7 +423,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readm
     assert any(name.endswith("/LICENSE") for name in names)
 
     extras = set(about.get_all("Provides-Extra", []))
-    assert extras == {"train", "manifests", "plots", "evaluation", "s3prl", "dev"}
+    assert extras == {"train", "manifests", "plots", "evaluation", "onnx", "s3prl", "dev"}
     assert all(f"`{extra}`" in readme for extra in extras - {"train"})
     assert needed(about, "") == {"torch", "numpy", "soundfile", "av", "soxr", "safetensors"}
     assert needed(about, "train") >= needed(about, "manifests") | needed(about, "plots") | {"fairseq-fixed"}
@@ -465,8 +518,8 @@ def test_the_benchmarks_of_speed_exist_and_start(
 ) -> None:
     (line,) = re.findall(r"^- (`benchmarks/.*) measure speed", readme, re.MULTILINE)
     named = [Path(name).name for name in re.findall(r"`([^`]+)`", line)]
-    assert named == ["fbank.py", "masks.py", "step.py", "manifest.py"]
-    for name in named:  # fbank and step need programs that only `make bench-setup` installs
+    assert named == ["fbank.py", "masks.py", "step.py", "embed.py", "manifest.py"]
+    for name in named:  # fbank, step and embed need programs that only `make bench-setup` installs
         assert callable(runpy.run_path(str(benchmarks / name), run_name="benchmark")["main"])
     runpy.run_path(str(benchmarks / "masks.py"), run_name="__main__")
     assert capsys.readouterr().out.count("loop with sets") == 2

@@ -123,7 +123,8 @@ def test_the_upstream_for_s3prl_needs_no_trainer_and_its_folder_can_be_copied(re
         assert not {name for name in names if name.split(".")[0] in TRAINER}, path.name
         ours = {name for name in names if name.split(".")[0] == PACKAGE}
         assert not {name for name in ours if room_of(name) not in {"", *_INFERENCE}}, path.name
-    for name in ("hubconf", "expert", "options", "fetch", "windows"):  # by another name in s3prl/upstream these find each other
+    # in s3prl/upstream these find each other under another name
+    for name in ("hubconf", "expert", "options", "fetch", "windows"):
         source = (repository / "s3prl_upstream" / f"{name}.py").read_text(encoding="utf-8")
         assert "from s3prl_upstream" not in source and "import s3prl_upstream" not in source, name
 

@@ -6,6 +6,9 @@ about the range of -1.4 (silence) to 1. In training the filters' outer edges may
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +21,8 @@ LEAST_POWER = 1e-5
 OFFSET, SCALE = 4.5, 5.0
 # In training the lowest frequency lies up to so much above 0 Hz, and the highest in a range of such a width [Hz].
 LOW_SPREAD_HZ, HIGH_SPREAD_HZ = 10, 2000
+# What LAME leaves of 32 kHz mono at its default bit rate: -3 dB at 11.0 kHz, -49 dB at 11.25 kHz.
+MP3_LOW_PASS_HZ = 11100.0
 
 
 def scaled_log(energies: Tensor, own: Tensor | None = None) -> Tensor:
@@ -33,8 +38,6 @@ class EmphasisedMel(CentredMel):
 
     def __init__(self, num_features: int, sample_rate: int, low_pass_hz: float | None = None) -> None:
         window_size = sample_rate * WINDOW_MS // 1000
-        self.highest_hz = (sample_rate - HIGH_SPREAD_HZ) / 2
-        self.low_pass_hz = low_pass_hz
         fft_size = 1 << (window_size - 1).bit_length()
         super().__init__(
             sample_rate=sample_rate,
@@ -45,6 +48,7 @@ class EmphasisedMel(CentredMel):
             compression=scaled_log,
             preemphasis=PREEMPHASIS,
         )
+        self.highest_hz, self.low_pass_hz = (sample_rate - HIGH_SPREAD_HZ) / 2, low_pass_hz
         self.filters.copy_(self.filters_between(0.0, self.highest_hz))
 
     def filters_between(self, low_hz: float, high_hz: float) -> Tensor:
@@ -53,3 +57,13 @@ class EmphasisedMel(CentredMel):
         if self.low_pass_hz is not None:
             filters[torch.arange(len(filters)) * (self.sample_rate / self.fft_size) > self.low_pass_hz] = 0.0
         return filters
+
+    def vary(self, waveforms: Tensor, lengths: Sequence[int] | None, seed: int) -> Tensor:
+        """Compute features with outer edges of the filters that ``seed`` draws, the same for the whole batch."""
+        draw = random.Random(seed)
+        low_hz = draw.randrange(LOW_SPREAD_HZ)
+        high_hz = self.highest_hz + HIGH_SPREAD_HZ / 2 - draw.randrange(HIGH_SPREAD_HZ)
+        filters = self.filters_between(low_hz, high_hz)
+        if waveforms.device.type == "cuda":  # a copy from ordinary memory would wait until the GPU is idle
+            filters = filters.pin_memory()
+        return self(waveforms, lengths, filters.to(waveforms.device, non_blocking=True))

@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from mae_ast_plugin.audio.decibels import decibel_mel
+from mae_ast_plugin.audio.emphasised import MP3_LOW_PASS_HZ, EmphasisedMel
 from mae_ast_plugin.audio.mel import kaldi_mel_filters
+from mae_ast_plugin.audio.slaney_mel import slaney_log_mel
 from mae_ast_plugin.errors import PlainError
 
 PREEMPHASIS = 0.97
@@ -224,6 +227,13 @@ class Convention(Protocol):
     def __call__(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor: ...
 
 
+@runtime_checkable
+class VaryingConvention(Protocol):
+    """One that can vary the features of a batch at random, which augments training."""
+
+    def vary(self, waveforms: Tensor, lengths: Sequence[int] | None, seed: int) -> Tensor: ...
+
+
 class FrontEnd(nn.Module):
     """One convention plus the optional differences: waveforms (B, S) to features (B, T, num_features), float32."""
 
@@ -244,9 +254,16 @@ class FrontEnd(nn.Module):
         """Count the samples of the shortest clip with ``num_frames`` frames."""
         return self.convention.num_samples(num_frames)
 
-    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """Compute features of ``waveforms``; ``lengths`` of each clip in samples where the batch is padded."""
-        features = self.convention(waveforms, lengths)
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None, seed: int | None = None) -> Tensor:
+        """Compute features of ``waveforms``; ``lengths`` of each clip in samples where the batch is padded.
+
+        With a ``seed`` the convention varies them by it, as some do in training.
+        """
+        if seed is None:
+            features = self.convention(waveforms, lengths)
+        else:
+            assert isinstance(self.convention, VaryingConvention), "settings are checked: task.vary_filters"
+            features = self.convention.vary(waveforms, lengths, seed)
         if not self.deltas:
             return features
         return add_deltas(features, None if lengths is None else [self.num_frames(length) for length in lengths])
@@ -257,7 +274,13 @@ CONVENTIONS: dict[str, Callable[[int, int], Convention]] = {
     "hanning_fbank": partial(KaldiFbank, window=hann_window),
     "spectrogram": KaldiSpectrogram,
     "mfcc": KaldiMfcc,
+    "slaney_mel": slaney_log_mel,
+    "emphasised_mel": EmphasisedMel,
+    "emphasised_mel_11khz": partial(EmphasisedMel, low_pass_hz=MP3_LOW_PASS_HZ),
+    "decibel_mel": decibel_mel,
 }
+
+VARYING = ("emphasised_mel", "emphasised_mel_11khz")
 
 
 def make_frontend(

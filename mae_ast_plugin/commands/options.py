@@ -52,6 +52,6 @@ def progress_bar(total: int, what: str, done: int = 0, unit: str = "clip") -> It
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise PlainError('this command shows its progress with tqdm: pip install "mae-ast-plugin[evaluation]"') from error
+        raise PlainError('the progress is shown with tqdm: pip install "mae-ast-plugin[evaluation]"') from error
     with tqdm(total=total, initial=done, unit=unit, desc=what, disable=None) as bar:
         yield bar.update

@@ -7,6 +7,7 @@ from torch import nn
 
 from mae_ast_plugin.audio.frontend import FrontEnd, make_frontend
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
+from mae_ast_plugin.methods.statistics import TABLES, read_statistics
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 from mae_ast_plugin.nn.masking import MaskSettings
@@ -45,7 +46,13 @@ def mask_settings_of(model: ModelSettings) -> MaskSettings:
 
 
 def _stack(
-    model: ModelSettings, num_layers: int, dim: int, ffn_dim: int, num_heads: int, layer_drop: float
+    model: ModelSettings,
+    num_layers: int,
+    dim: int,
+    ffn_dim: int,
+    num_heads: int,
+    layer_drop: float,
+    outer_norm: bool = True,
 ) -> Transformer:
     return Transformer(
         TransformerSettings(
@@ -61,6 +68,7 @@ def _stack(
             layer_drop=layer_drop,
             norm_eps=model.norm_eps,
             layer_scale=model.layer_scale,
+            outer_norm=outer_norm,
             recompute=model.checkpoint_activations,
         )
     )
@@ -68,11 +76,11 @@ def _stack(
 
 def _encoder(model: ModelSettings) -> Transformer:
     sizes = (model.encoder_layers, model.encoder_embed_dim, model.encoder_ffn_embed_dim, model.encoder_attention_heads)
-    return _stack(model, *sizes, model.encoder_layerdrop)
+    return _stack(model, *sizes, model.encoder_layerdrop, model.encoder_norm)
 
 
 def _decoder(model: ModelSettings) -> Transformer | None:
-    if not model.decoder_layers:
+    if not model.decoder_layers or model.embeds_only:
         return None
     ffn_dim, heads = model.decoder_ffn_embed_dim, model.decoder_attention_heads
     return _stack(
@@ -102,6 +110,8 @@ def _norm(model: ModelSettings, num_features: int) -> InputNorm | FixedNorm | Cl
     if model.input_norm == "clip":
         return ClipNorm()
     if model.input_norm == "fixed":
+        if model.input_statistics in TABLES:
+            return FixedNorm(*read_statistics(model.input_statistics, num_features))
         return FixedNorm(torch.full((num_features,), model.input_mean), torch.full((num_features,), model.input_std))
     if model.input_norm == "bins":
         return InputNorm(scale=1.0, momentum=0.01, num_bins=num_features, affine=True)
@@ -137,6 +147,7 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
         standard_targets=model.standard_targets,
         window_columns=model.window_columns,
         fill_windows=model.fill_windows,
+        embeds_only=model.embeds_only,
     )
     INITIALIZATIONS[model.weight_init](network)
     return network

@@ -29,10 +29,14 @@ class Change:
 
 @dataclass(frozen=True)
 class NameTable:
-    """Rows of (their patterns, our patterns[, change]), and patterns of their names that have no counterpart here."""
+    """Rows of (their patterns, our patterns[, change]), and patterns of their names that have no counterpart here.
+
+    ``optional_prefix`` may stand before their names in a file; the table is written without, and so is what it gives.
+    """
 
     rows: Sequence[tuple[Patterns, Patterns] | tuple[Patterns, Patterns, Change]]
     unused: Sequence[str] = ()
+    optional_prefix: str = ""
 
     @cached_property
     def _rows(self) -> list[tuple[tuple[str, ...], tuple[str, ...], Change]]:
@@ -44,10 +48,12 @@ class NameTable:
 
     def is_unused(self, name: str) -> bool:
         """Whether ``name`` is one of theirs without a counterpart here."""
-        return any(_match(pattern, name) is not None for pattern in self.unused)
+        bare = name.removeprefix(self.optional_prefix)
+        return any(_match(pattern, bare) is not None for pattern in self.unused)
 
     def to_ours(self, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename and change ``theirs``; returns our tensors and the names that no row knows."""
+        theirs = {name.removeprefix(self.optional_prefix): tensor for name, tensor in theirs.items()}
         used: set[str] = {name for name in theirs if self.is_unused(name)}
         ours: dict[str, Tensor] = {}
         for sources, targets, change in self._rows:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional, TypeVar, get_args
 
-from mae_ast_plugin.audio.frontend import CONVENTIONS
+from mae_ast_plugin.audio.frontend import CONVENTIONS, VARYING
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.methods.statistics import TABLES, read_statistics
 from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
 from mae_ast_plugin.nn.positions import GRIDS
@@ -58,7 +59,9 @@ class ModelSettings:
         "share of the tokens that is hidden, between 0 and 1; with task.mask_type=retain_spans the original's "
         "parameter of the spans that are SHOWN, which may exceed 1",
     )
-    mask_length: int = setting(10, "length of a span [tokens]; span_mask and retain_spans only")
+    mask_length: int = setting(
+        10, "length of a span [tokens], or of a group [columns]; span_mask, retain_spans and group_mask only"
+    )
     mask_selection: str = setting("static", f"law of the span length: {', '.join(SPAN_LAWS)}; retain_spans only")
     mask_other: float = setting(0.0, "second parameter of that law (smallest length, or standard deviation)")
     no_mask_overlap: bool = setting(False, "spans do not overlap; retain_spans only")
@@ -75,6 +78,7 @@ class ModelSettings:
         False, "a last patch that is partly padding is a token, as in the original; features then depend on the batch"
     )
     norm_eps: float = setting(1e-5, "added to the variance in the layers' norms")
+    encoder_norm: bool = setting(True, "a norm behind the last layer of the encoder (before its first if post-norm)")
     layer_scale: float = setting(0.0, "where a learned factor on each half of a layer begins; 0: none")
     class_tokens: int = setting(0, "learned tokens that go through encoder and decoder beside those of the patches")
     hide_in_encoder: bool = setting(
@@ -91,6 +95,11 @@ class ModelSettings:
     )
     input_mean: float = setting(0.0, "fixed mean of spectrograms [log-mel]; input_norm=fixed only")
     input_std: float = setting(1.0, "what they are divided by then [log-mel]")
+    input_statistics: str = setting(
+        "",
+        "mean and deviation of each mel bin in their place: a JSON file with lists mean and std, read when training "
+        f"begins, or one of {', '.join(TABLES)}; input_norm=fixed only",
+    )
     hidden_layer_in_heads: bool = setting(False, "predictions by two layers with a rectifier between, or by one")
     two_heads: bool = setting(True, "another head for classification than for reconstruction")
     two_passes: bool = setting(False, "reconstruction and classification each in a pass and with a mask of its own")
@@ -102,6 +111,9 @@ class ModelSettings:
     fill_windows: bool = setting(False, "windows are filled up with the mean, which is seen like audio; else masked")
     weight_init: str = setting(
         "normal", f"law of the weights before training: {', '.join(INITIALIZATIONS)} (of all matrices, offsets zero)"
+    )
+    embeds_only: bool = setting(
+        False, "no decoder, heads and mask tokens, as in files of encoders alone: embeds, cannot be pretrained"
     )
     precision: str = setting(
         "float32", "arithmetic of the network: float32, or bfloat16 by autocast with float32 weights"
@@ -130,6 +142,9 @@ class TaskSettings:
         100, "without effect: features have 100 frames a second; accepted for old command lines"
     )
     feature_dim: int = setting(128, "mel bins (columns, for the other kinds of features)")
+    vary_filters: bool = setting(
+        False, f"in training each batch has its own outer edges of the mel filters; {' and '.join(VARYING)} only"
+    )
     deltas: bool = setting(False, "append first and second differences: three times the columns")
     mask_spans: bool = setting(False, "without effect, as in the original; see task.mask_type")
     mask_type: str = setting("random_mask", f"which tokens are hidden: {', '.join(MASKERS)}")
@@ -276,11 +291,15 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _lost_parts(model, task.feature_dim * (3 if task.deltas else 1))
     yield from _mask_problems(model, task)
     yield from _choice(task.features_on, "task.features_on", ("device", "loader"))
+    yield from _varying_problems(task)
     yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
     yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
     yield from _at_least(task, "task", 1, ("max_sample_size", "num_pictures"))
     yield from _at_least(task, "task", 0, ("picture_interval_updates", "min_sample_size", "max_keep_size"))
     yield from _at_least(model, "model", 0, ("mask_min_space", "mask_other"))
+    yield from _statistics_problems(model, task.feature_dim * (3 if task.deltas else 1))
+    if model.embeds_only:
+        yield "model.embeds_only is true: such a network has nothing to be pretrained with; set it to false"
     yield from _shares(task, "task", ("max_unreadable",))
     yield from _shares(
         model,
@@ -300,6 +319,24 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
             yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"
         yield from _choice(criterion.nce_over, "criterion.nce_over", ("targets", "predictions"))
         yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
+
+
+def _varying_problems(task: TaskSettings) -> Iterator[str]:
+    if task.vary_filters and task.feature_type not in VARYING:
+        yield (
+            f"task.vary_filters is true, but the filters of task.feature_type={task.feature_type} are fixed; "
+            f"only {' and '.join(VARYING)} can vary theirs"
+        )
+    if task.vary_filters and task.features_on == "loader":
+        yield "task.vary_filters is true, which works on batches; set task.features_on=device"
+
+
+def _statistics_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
+    if model.input_statistics and model.input_norm == "fixed":
+        try:
+            read_statistics(model.input_statistics, num_features)
+        except PlainError as error:
+            yield str(error)
 
 
 def _table_problems(model: ModelSettings) -> Iterator[str]:
@@ -339,7 +376,7 @@ def _width_problems(model: ModelSettings) -> Iterator[str]:
             f"{model.encoder_embed_dim}: "
             f"set them equal or model.use_post_enc_proj=true"
         )
-    if not model.decoder_layers and not model.hide_in_encoder:
+    if not model.decoder_layers and not model.hide_in_encoder and not model.embeds_only:
         yield (
             "model.decoder_layers is 0 and model.hide_in_encoder false: nothing sees the hidden tokens' places; "
             "set one of them"
@@ -348,7 +385,7 @@ def _width_problems(model: ModelSettings) -> Iterator[str]:
 
 def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
     """Name the settings that were changed but have no effect in the chosen mode."""
-    spans = task.mask_type in ("retain_spans", "span_mask")
+    spans = task.mask_type in ("retain_spans", "span_mask", "group_mask")
     rules = (
         ("model.mask_length", model.mask_length != 10 and not spans, f"task.mask_type={task.mask_type}"),
         (
@@ -365,6 +402,11 @@ def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
             "model.conv_pos",
             model.conv_pos != 128 and not (model.enc_conv_pos or model.dec_conv_pos),
             "enc_conv_pos and dec_conv_pos both false",
+        ),
+        (
+            "model.input_statistics",
+            model.input_statistics != "" and model.input_norm != "fixed",
+            f"model.input_norm={model.input_norm}",
         ),
         ("task.mask_spans", task.mask_spans, "any mask type; choose task.mask_type"),
         ("task.enable_padding", task.enable_padding, "any mode; see task.pad_audio"),

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of, mask_settings_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping
+from mae_ast_plugin.methods.statistics import read_statistics
 from mae_ast_plugin.nn.autoencoder import Clips, Predictions
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest, TokenMask
+from mae_ast_plugin.nn.normalization import FixedNorm
 
 # turns the seeds of one mask into those of another
 OTHER_PASS = 0x5EED
@@ -33,9 +35,12 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         super().__init__()
         self.frontend = frontend_of(task)
         self.autoencoder = autoencoder_of(model, self.frontend.num_features)
+        if model.input_norm == "fixed" and model.input_statistics:
+            self.autoencoder.norm = FixedNorm(*read_statistics(model.input_statistics, self.frontend.num_features))
         self.masker = MASKERS[task.mask_type]
         self.mask_settings = mask_settings_of(model)
         self.two_passes = model.two_passes
+        self.vary_filters = task.vary_filters
         self.precision = getattr(torch, model.precision)
 
     @classmethod
@@ -51,12 +56,17 @@ class MaskedAutoencoderModel(BaseFairseqModel):
         waveforms: Tensor | None = None,
         features: Tensor | None = None,
         weight: float = 1.0,
+        seed: int | None = None,
     ) -> Clips:
-        """Compute features where the batch has none and cut them into tokens; ``lengths`` in samples."""
+        """Compute features where the batch has none and cut them into tokens; ``lengths`` in samples.
+
+        In training ``seed`` varies the features, where that is wanted.
+        """
         frames = [self.frontend.num_frames(length) for length in lengths]
         if features is None:
             assert waveforms is not None, "a batch holds waveforms or features"
-            features = self.frontend(waveforms, lengths)
+            varied = self.training and self.vary_filters
+            features = self.frontend(waveforms, lengths, seed if varied else None)
         return self.autoencoder.cut(features, frames, weight)
 
     def draw_mask(self, clips: Clips, clip_seeds: Tensor, batch_seed: int) -> TokenMask:
@@ -77,7 +87,7 @@ class MaskedAutoencoderModel(BaseFairseqModel):
     ) -> tuple[Predictions, Predictions]:
         """Predict the hidden patches: the pass to be reconstructed and the one to be classified, often the same."""
         with torch.autocast(clip_seeds.device.type, dtype=torch.bfloat16, enabled=self.precision is torch.bfloat16):
-            clips = self.cut(lengths, waveforms, features, weight)
+            clips = self.cut(lengths, waveforms, features, weight, batch_seed)
             reconstruction = self.autoencoder(clips, self.draw_mask(clips, clip_seeds, batch_seed))
             if not self.two_passes:
                 return reconstruction, reconstruction

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
 from mae_ast_plugin.nn.normalization import ClipNorm, FixedNorm, InputNorm
 from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import StackOutput, Transformer
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ def prediction_head(dim: int, patch_size: int, hidden_layer: bool) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last) if hidden_layer else last
 
 
+def _needed(part: Part | None) -> Part:
+    """A part of pretraining; PlainError where the network was made without."""
+    if part is None:
+        raise PlainError("this network holds an encoder alone: it embeds, but has no parts to predict with")
+    return part
+
+
 class MaskedAutoencoder(nn.Module):
     """Encoder and, where there is one, decoder of the tokens of spectrograms.
 
@@ -112,6 +123,7 @@ class MaskedAutoencoder(nn.Module):
     reconstructs and another classifies. ``raw_targets``: patches of the spectrogram before the input's normalisation
     are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1. For inference: the network sees at
     most ``window_columns`` columns of patches at once (0: any number), and ``fill_windows`` makes all of them full.
+    ``embeds_only``: there are no mask tokens and no heads.
     """
 
     def __init__(
@@ -134,6 +146,7 @@ class MaskedAutoencoder(nn.Module):
         standard_targets: bool = False,
         window_columns: int = 0,
         fill_windows: bool = False,
+        embeds_only: bool = False,
     ) -> None:
         super().__init__()
         encoder_dim = encoder.settings.dim
@@ -150,6 +163,12 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_positions, self.decoder = decoder_positions, decoder
         # hidden tokens that leave before the encoder: only a convolution over neighbours ever sees its mask token
         seen = hide_in_encoder or encoder_positions.conv is not None
+        self.encoder_mask_token: Tensor | None = None
+        self.decoder_mask_token: Tensor | None = None
+        self.reconstruct: nn.Module | None = None
+        self.classify: nn.Module | None = None
+        if embeds_only:
+            return
         self.encoder_mask_token = nn.Parameter(torch.rand(encoder_dim), requires_grad=seen)
         self.decoder_mask_token = nn.Parameter(torch.rand(decoder_dim), requires_grad=not hide_in_encoder)
         self.reconstruct = prediction_head(decoder_dim, tokens.patch_size, hidden_layer_in_heads)
@@ -199,11 +218,12 @@ class MaskedAutoencoder(nn.Module):
         """Embed the patches and run the encoder, over the visible tokens of ``mask`` or over all."""
         tokens = self.embed(clips.patches)
         if mask is not None:
+            mask_token = _needed(self.encoder_mask_token)
             tokens = F.dropout(tokens, self.input_dropout, self.training)
             if self.hide_in_encoder or self.encoder_positions.conv is not None:
                 hidden = tokens.new_zeros(tokens.shape[0], mask.num_tokens + 1, dtype=torch.bool)
                 hidden = hidden.scatter(1, mask.hidden, True)[:, :-1, None]
-                tokens = torch.where(hidden, self.encoder_mask_token.to(tokens.dtype), tokens)
+                tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
         tokens = self.encoder_positions(tokens, clips.padding)
         if mask is None or self.hide_in_encoder:
             inputs, padding = tokens, clips.padding
@@ -229,7 +249,7 @@ class MaskedAutoencoder(nn.Module):
         bridged = encoded if self.bridge is None else self.bridge(encoded)
         first, tokens = bridged[:, : self.num_class], bridged[:, self.num_class :]
         if mask is not None and not self.hide_in_encoder:
-            tokens = scatter_tokens(tokens, mask.visible, mask.num_tokens, self.decoder_mask_token)
+            tokens = scatter_tokens(tokens, mask.visible, mask.num_tokens, _needed(self.decoder_mask_token))
         tokens = self.decoder_positions(tokens, clips.padding)
         if not self.num_class:
             return tokens, clips.padding
@@ -247,7 +267,7 @@ class MaskedAutoencoder(nn.Module):
         target = gather_tokens(clips.targets, mask.hidden)
         if self.standard_targets:
             target = standardised(target)
-        reconstructed = self.reconstruct(hidden)
+        reconstructed = _needed(self.reconstruct)(hidden)
         classified = reconstructed if self.classify is None else self.classify(hidden)
         return Predictions(reconstructed, classified, target, mask.hidden_padding, mask.num_hidden)
 

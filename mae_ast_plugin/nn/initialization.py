@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 TOKEN_STD = 0.02
+CLASS_STD = 1e-6
 
 
 def leave(network: nn.Module) -> None:
@@ -28,4 +29,30 @@ def xavier(network: nn.Module) -> None:
             nn.init.normal_(parameter, std=TOKEN_STD)
 
 
-INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {"normal": leave, "xavier": xavier}
+def xavier_encoder(network: nn.Module) -> None:
+    """Draw the encoder's matrices from Xavier's uniform law, those behind it from normal noise; empty the offsets.
+
+    Mask tokens begin with deviation 0.02, class tokens with almost nothing, a decoder's learned positions with zeros.
+    The embedding of patches keeps torch's law for convolutions.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name != "embed":
+            if name.startswith("encoder."):
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=TOKEN_STD)
+            nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith("mask_token"):
+            nn.init.normal_(parameter, std=TOKEN_STD)
+        elif name.endswith("class_tokens"):
+            nn.init.normal_(parameter, std=CLASS_STD)
+        elif name.startswith("decoder_positions.grid."):
+            nn.init.zeros_(parameter)
+
+
+INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {
+    "normal": leave,
+    "xavier": xavier,
+    "xavier_encoder": xavier_encoder,
+}

@@ -251,6 +251,25 @@ def _first_beyond(ranks: Tensor, num_hidden: Sequence[int], request: MaskRequest
     return (ranks > padded.sort(dim=1).values.gather(1, wanted)).long()
 
 
+def group_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
+    """Hide groups of ``span_length`` neighbouring columns, counted from the first one, in each row of frequency.
+
+    The count is exact, so one group is cut: its first columns are shown. Where the length does not divide the columns,
+    the last group is shorter.
+    """
+    groups_in_row = -(-request.row_length // (request.num_chan * settings.span_length))
+    ranks = random_bits(request.clip_seeds, groups_in_row * request.num_chan)
+    return _by_groups(ranks, request, settings)
+
+
+def _by_groups(ranks: Tensor, request: MaskRequest, settings: MaskSettings) -> TokenMask:
+    """Hide the groups of lowest rank; ``ranks`` (B, groups) in the order of their first tokens."""
+    index = torch.arange(request.row_length, device=ranks.device)
+    column, chan = index // request.num_chan, index % request.num_chan
+    group = column // settings.span_length * request.num_chan + chan
+    return _by_share(ranks[:, group], request, settings.ratio, tie_break=request.row_length - 1 - index)
+
+
 def span_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide spans of ``span_length`` tokens that begin anywhere, exactly the wanted share; the last one is cut."""
     rows, length = request.row_length, settings.span_length
@@ -342,6 +361,7 @@ MASKERS: dict[str, Callable[[MaskRequest, MaskSettings], TokenMask]] = {
     "random_mask_batched": random_mask_batched,
     "chunk_mask": chunk_mask,
     "cluster_mask": cluster_mask,
+    "group_mask": group_mask,
     "retain_spans": retain_spans,
     "span_mask": span_mask,
 }

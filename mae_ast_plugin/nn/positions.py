@@ -174,4 +174,11 @@ def resize_grid(table: Tensor, num_time: int, num_chan: int) -> Tensor:
     return resized[0].permute(1, 2, 0)
 
 
+def resize_axis(table: Tensor, num_rows: int) -> Tensor:
+    """Fit a table of one axis (T, dim) to another length: its first rows where it is longer, else interpolation."""
+    if num_rows <= table.shape[0]:
+        return table[:num_rows]
+    return F.interpolate(table.t()[None], size=num_rows, mode="linear", align_corners=False)[0].t()
+
+
 GRIDS = {"learned": learned_grid, "sincos": sincos_grid, "sinusoid": sinusoid_grid}

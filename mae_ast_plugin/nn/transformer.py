@@ -31,6 +31,7 @@ class TransformerSettings:
     """Sizes and regularisation of one stack; widths in values, rates as shares.
 
     ``layer_scale`` is where a learned factor on the output of each attention and feed-forward begins; 0: there is none.
+    ``outer_norm``: the stack normalises what it is given (post-norm) or what it gives (pre-norm).
     """
 
     num_layers: int
@@ -45,6 +46,7 @@ class TransformerSettings:
     layer_drop: float = 0.0
     norm_eps: float = 1e-5
     layer_scale: float = 0.0
+    outer_norm: bool = True
     recompute: bool = False
 
 
@@ -117,7 +119,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.settings = settings
         self.layers = nn.ModuleList(TransformerLayer(settings) for _ in range(settings.num_layers))
-        self.norm = nn.LayerNorm(settings.dim, settings.norm_eps)
+        self.norm = nn.LayerNorm(settings.dim, settings.norm_eps) if settings.outer_norm else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ast_plugin.audio.frontend import CONVENTIONS, FrontEnd, make_frontend, pad_waveforms
+from mae_ast_plugin.audio.frontend import FrontEnd, make_frontend, pad_waveforms
 from mae_ast_plugin.errors import PlainError
 
 WINDOW, HOP, FFT, EPSILON = 400, 160, 512, 1.1920929e-07
@@ -117,7 +117,7 @@ def test_deltas_equal_the_slow_implementation(num_samples: int) -> None:
 # --------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.fixture(params=sorted(CONVENTIONS))
+@pytest.fixture(params=["fbank", "hanning_fbank", "mfcc", "spectrogram"])  # kinds with centred frames: files beside
 def frontend(request: pytest.FixtureRequest) -> FrontEnd:
     return make_frontend(request.param, 13, deltas=True)
 

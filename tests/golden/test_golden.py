@@ -11,10 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import mae_ast_cases
+import msm_mae_cases
 import ssast_cases
 from case import Case
 
-SYSTEMS: dict[str, Callable[[Case], str | None]] = {"mae_ast": mae_ast_cases.check, "ssast": ssast_cases.check}
+SYSTEMS: dict[str, Callable[[Case], str | None]] = {
+    "mae_ast": mae_ast_cases.check,
+    "msm_mae": msm_mae_cases.check,
+    "ssast": ssast_cases.check,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
