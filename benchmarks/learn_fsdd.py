@@ -73,18 +73,20 @@ def make_manifests(data: Path, out: Path) -> Path:
     return folder
 
 
-def pretrain(data: Path, out: Path, seed: int, overrides: Sequence[str]) -> tuple[Path, float, float]:
+def pretrain(
+    data: Path, out: Path, seed: int, overrides: Sequence[str], recipe: str = "mae_ast_tiny"
+) -> tuple[Path, float, float]:
     """Pretrain with one seed; returns the checkpoint, and CPU and wall-clock minutes of the training command."""
     run = out / f"seed{seed}"
     run.mkdir(parents=True, exist_ok=True)
     own = [f"task.data={make_manifests(data, out)}", f"hydra.run.dir={run}", f"common.seed={seed}"]
     engine = str(Path(sys.executable).parent / "fairseq-hydra-train")
-    recipe = ["--config-name", "mae_ast_tiny", "common.user_dir=mae_ast_plugin"]
+    chosen = ["--config-name", recipe, "common.user_dir=mae_ast_plugin"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before, begin = cpu_seconds(), time.monotonic()
     with (run / "console.log").open("w") as log:
         done = subprocess.run(
-            [engine, *recipe, *own, *SETTINGS, *overrides],
+            [engine, *chosen, *own, *SETTINGS, *overrides],
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,

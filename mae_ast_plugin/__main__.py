@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mae_ast_plugin.commands import embed, evaluate, export, info
+from mae_ast_plugin.commands import embed, evaluate, export, info, statistics
 from mae_ast_plugin.errors import PlainError
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code; a mistake of the user is one sentence and the code 2."""
     parser = argparse.ArgumentParser(prog="mae_ast_plugin", description="Use a pretrained checkpoint.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (embed, info, export, evaluate):
+    for command in (embed, info, export, evaluate, statistics):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

@@ -7,7 +7,7 @@ upstreams. Needs torch and the rooms below, no fairseq.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -253,17 +253,20 @@ class AudioEncoder(nn.Module):
     ) -> list[list[Tensor]]:
         """The steps (steps, W) of each segment of a batch, by layer, the frames last; nothing else is kept."""
         parts = [self._part(spectrograms[segment.clip], segment) for segment in batch]
-        encoded, steps = self._encode(parts, until, with_decoder)
+        encoded, steps = self._encode(parts, until, with_decoder, keep={index - 1 for index in wanted})
         if self.network.fill_windows:
             steps = [segment.num_steps * self.steps_per_column for segment in batch]
-        hidden = [encoded.tokens, *map(self.network.own_tokens, encoded.stack.hidden)]
+        hidden, own_tokens = encoded.stack.hidden, self.network.own_tokens
+        states_of = [own_tokens(hidden[index - 1]) if index else encoded.tokens for index in wanted]
         kept = []
-        for states in [*(hidden[index] for index in wanted), self.network.own_tokens(encoded.stack.last)]:
+        for states in [*states_of, own_tokens(encoded.stack.last)]:
             laid_out = COLUMNS[self.columns](states, self.network.tokens.num_chan).float()
             kept.append([laid_out[row, :count] for row, count in enumerate(steps)])
         return kept
 
-    def _encode(self, parts: list[Tensor], until: int | None, with_decoder: bool) -> tuple[Encoded, list[int]]:
+    def _encode(
+        self, parts: list[Tensor], until: int | None, with_decoder: bool, keep: Collection[int]
+    ) -> tuple[Encoded, list[int]]:
         frames = [len(part) for part in parts]
         if self.network.fill_windows:
             full = self.network.tokens.num_frames(self.network.window_columns)
@@ -274,7 +277,7 @@ class AudioEncoder(nn.Module):
             spectrogram = pad_sequence(parts, batch_first=True)
         clips = self.network.cut(spectrogram, frames, fill=self.network.fill_windows)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            encoded = self.network.features(clips, until=until, with_decoder=with_decoder)
+            encoded = self.network.features(clips, until, with_decoder, keep)
         per_column = self.network.tokens.num_chan // self.steps_per_column
         return encoded, [count // per_column for count in clips.num_tokens]
 

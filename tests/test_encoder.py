@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -266,6 +267,12 @@ def test_layers_that_training_drops_keep_their_numbers(rate: float) -> None:
             assert all(torch.equal(states, out.hidden_states[1]) for states in out.hidden_states[1 : 1 + LAYERS])
 
 
+def test_nothing_is_dropped_outside_training() -> None:
+    dropping = make(encoder_layerdrop=1.0, decoder_layerdrop=1.0, dropout=0.5, attention_dropout=0.5)
+    found, expected = (embed(encoder, [noise(8000)], with_decoder=True) for encoder in (dropping, make()))
+    assert all(torch.equal(a, b) for a, b in zip(every_state(found), every_state(expected), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["patch", "overlap"])
 def test_columns_are_joined_averaged_or_laid_in_a_row(kind: str) -> None:
     waves = [noise(8000), noise(5000, 1)]
@@ -469,6 +476,23 @@ def test_no_layer_above_the_chosen_ones_is_run() -> None:
     run.clear()
     embed(encoder, [noise(4000)], layers=(0,))
     assert run == []
+
+
+def test_the_output_of_a_layer_that_was_not_chosen_is_let_go() -> None:
+    encoder, outputs, alive = make(), [], []
+
+    def look(module: object, inputs: object, output: Tensor) -> None:
+        alive.append([reference() is not None for reference in outputs])
+        outputs.append(weakref.ref(output))
+
+    for layer in encoder.network.encoder.layers:
+        layer.register_forward_hook(look)
+    embed(encoder, [noise(4000)], layers=())
+    assert alive == [[], [True], [False, True]]  # a layer's input lives on until it is done
+    outputs.clear()
+    alive.clear()
+    embed(encoder, [noise(4000)], layers=(1,), with_decoder=True)
+    assert alive == [[], [True], [True, True]]
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

@@ -63,9 +63,7 @@ class CentredMel(nn.Module):
         """Count the samples of the shortest clip with ``num_frames`` frames."""
         return max((num_frames - 1) * self.hop, self.reach + 1) + (self.preemphasis is not None)
 
-    def forward(
-        self, waveforms: Tensor, lengths: Sequence[int] | None = None, filters: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None, filters: Tensor | None = None) -> Tensor:
         """Compute features; ``lengths`` in samples where the clips of a padded batch differ, ``filters`` in place of
         its own.
         """
@@ -79,7 +77,7 @@ class CentredMel(nn.Module):
                     "pad it or leave it out"
                 )
             if self.preemphasis is not None:
-                waveforms = torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=self.preemphasis)
+                waveforms = waveforms[:, 1:] - self.preemphasis * waveforms[:, :-1]
                 counts, longest = [count - 1 for count in counts], longest - 1
             own = None
             if min(counts) == longest:

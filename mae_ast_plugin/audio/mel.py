@@ -22,7 +22,8 @@ def kaldi_mel_filters(
     Returns (fft_size // 2 + 1, num_mel_bins); the Nyquist bin has weight zero, as in Kaldi.
     """
     ends = torch.tensor([low_hz, sample_rate / 2 if high_hz is None else high_hz], dtype=torch.float64)
-    edges = torch.linspace(*mel_scale(ends).tolist(), num_mel_bins + 2, dtype=torch.float64)
+    lowest, highest = mel_scale(ends).tolist()
+    edges = torch.linspace(lowest, highest, num_mel_bins + 2, dtype=torch.float64)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     bins = mel_scale(torch.arange(fft_size // 2, dtype=torch.float64) * sample_rate / fft_size)[:, None]
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)

@@ -25,13 +25,13 @@ def read_statistics(name: str, num_bins: int) -> tuple[Tensor, Tensor]:
         raise PlainError(f"{where} is no file, nor one of the tables {', '.join(TABLES)}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        mean, deviation = (torch.tensor(content[key], dtype=torch.float32) for key in ("mean", "std"))
+        means, deviations = ([float(value) for value in content[key]] for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError) as error:
         raise PlainError(f"{where} is no JSON object with lists of numbers under mean and std") from error
-    if mean.shape != (num_bins,) or deviation.shape != (num_bins,):
+    if len(means) != num_bins or len(deviations) != num_bins:
         raise PlainError(
-            f"{where} has {mean.numel()} means and {deviation.numel()} deviations, but there are {num_bins} mel bins"
+            f"{where} has {len(means)} means and {len(deviations)} deviations, but there are {num_bins} mel bins"
         )
-    if not bool((deviation > 0).all()):
+    if not all(value > 0 for value in deviations):
         raise PlainError(f"{where} has a deviation of 0; spectrograms are divided by it")
-    return mean, deviation
+    return torch.tensor(means), torch.tensor(deviations)

@@ -8,7 +8,7 @@ It receives its parts and knows no method. Shapes use the letters of ``docs/arch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -214,13 +214,19 @@ class MaskedAutoencoder(nn.Module):
         """Leave the class tokens out: (B, K + N, D) -> (B, N, D)."""
         return states[:, self.num_class :]
 
-    def encode(self, clips: Clips, mask: TokenMask | None = None, until: int | None = None) -> Encoded:
+    def encode(
+        self,
+        clips: Clips,
+        mask: TokenMask | None = None,
+        until: int | None = None,
+        keep: Collection[int] | None = None,
+    ) -> Encoded:
         """Embed the patches and run the encoder, over the visible tokens of ``mask`` or over all."""
         tokens = self.embed(clips.patches)
         if mask is not None:
-            mask_token = _needed(self.encoder_mask_token)
             tokens = F.dropout(tokens, self.input_dropout, self.training)
             if self.hide_in_encoder or self.encoder_positions.conv is not None:
+                mask_token = _needed(self.encoder_mask_token)
                 hidden = tokens.new_zeros(tokens.shape[0], mask.num_tokens + 1, dtype=torch.bool)
                 hidden = hidden.scatter(1, mask.hidden, True)[:, :-1, None]
                 tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
@@ -232,7 +238,7 @@ class MaskedAutoencoder(nn.Module):
         if self.class_tokens is not None:
             first = self.encoder_positions.of_class(self.class_tokens).to(inputs.dtype)
             inputs, padding = self._behind(first.expand(inputs.shape[0], -1, -1), inputs, padding)
-        return Encoded(tokens, inputs, padding, self.encoder(inputs, padding, until))
+        return Encoded(tokens, inputs, padding, self.encoder(inputs, padding, until, keep))
 
     def _behind(self, first: Tensor, tokens: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Put class tokens (B, K, D) in front of others; they are never padding."""
@@ -276,11 +282,17 @@ class MaskedAutoencoder(nn.Module):
         encoded = self.encode(clips, mask)
         return self.predict(self.decode(encoded.stack.last, clips, mask).last, clips, mask)
 
-    def features(self, clips: Clips, until: int | None = None, with_decoder: bool = False) -> Encoded:
+    def features(
+        self,
+        clips: Clips,
+        until: int | None = None,
+        with_decoder: bool = False,
+        keep: Collection[int] | None = None,
+    ) -> Encoded:
         """Run the encoder over all tokens, and the decoder after it where asked: hidden states of all layers, in
-        order.
+        order; of the encoder's, only those of the layers in ``keep`` where that is given.
         """
-        encoded = self.encode(clips, until=until)
+        encoded = self.encode(clips, until=until, keep=keep)
         if not with_decoder:
             return encoded
         decoded = self.decode(encoded.stack.last, clips)

@@ -6,7 +6,7 @@ MAE-AST 6.7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -125,8 +125,13 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, padding: Tensor | None = None, until: int | None = None) -> StackOutput:
-        """Run the stack; ``padding`` (B, N) marks tokens nobody may attend to, ``until`` stops after that layer."""
+    def forward(
+        self, x: Tensor, padding: Tensor | None = None, until: int | None = None, keep: Collection[int] | None = None
+    ) -> StackOutput:
+        """Run the stack; ``padding`` (B, N) marks tokens nobody may attend to, ``until`` stops after that layer.
+
+        ``keep`` names the layers, from 0, whose output is to be kept (default all); empty tensors stand for the others.
+        """
         attend = None if padding is None else ~padding[:, None, None, :]
         if not self.settings.pre_norm:
             x = self.norm(x)
@@ -138,7 +143,8 @@ class Transformer(nn.Module):
                     x = checkpoint(layer, x, attend, use_reentrant=False)
                 else:
                     x = layer(x, attend)
-            hidden.append(x)  # a dropped layer hands its input on, so that hidden states keep their numbers
+            kept = x if keep is None or len(hidden) in keep else x.new_empty(0)
+            hidden.append(kept)  # a dropped layer hands its input on, so that hidden states keep their numbers
         if self.settings.pre_norm and until is None:
             x = self.norm(x)
         return StackOutput(x, hidden)

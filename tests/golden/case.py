@@ -61,7 +61,7 @@ class Case:
         self.open_tensors = set(self.expected)
         self.open_scalars = dict(leaves({k: v for k, v in self.config.items() if k not in DESCRIPTION}))
         self.problems: list[str] = []
-        self.largest_difference = 0.0
+        self.largest_difference = 0.0  # of all tensors, as a share of the largest value in its tensor
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.folder / f"{name}.safetensors"
@@ -86,7 +86,7 @@ class Case:
                 self.problems.append(f"{name}: differs")
             return
         difference = (found.double() - wanted.double()).abs()
-        self.largest_difference = max(self.largest_difference, float(difference.max()) if difference.numel() else 0.0)
+        self._note(difference, wanted)
         tolerance = self.config.get("tolerance", {})
         atol = tolerance.get("atol", 2e-5) if absolute is None else absolute
         rtol = tolerance.get("rtol", 1e-4) if absolute is None else 0.0
@@ -94,6 +94,10 @@ class Case:
             self.problems.append(
                 f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}"
             )
+
+    def _note(self, difference: Tensor, wanted: Tensor) -> None:
+        if difference.numel() and (largest := float(wanted.abs().max())):
+            self.largest_difference = max(self.largest_difference, float(difference.max()) / largest)
 
     def within(self, name: str, found: Tensor, tolerance: Mapping[str, float]) -> None:
         """Check ``found`` against the expected tensor with a tolerance of its own, exactly where that is empty."""
@@ -105,7 +109,7 @@ class Case:
             return
         difference = (found.double() - wanted.double()).abs()
         allowed = tolerance.get("atol", 0.0) + tolerance.get("rtol", 0.0) * wanted.double().abs()
-        self.largest_difference = max(self.largest_difference, float(difference.max()) if difference.numel() else 0.0)
+        self._note(difference, wanted)
         if not bool((difference <= allowed).all()):
             self.problems.append(
                 f"{name}: off by {float(difference.max()):.3g} at most {float(wanted.abs().max()):.3g}"

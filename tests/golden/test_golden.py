@@ -10,13 +10,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import dasheng_cases
 import mae_ast_cases
+import maskspec_cases
 import msm_mae_cases
 import ssast_cases
 from case import Case
 
 SYSTEMS: dict[str, Callable[[Case], str | None]] = {
+    "dasheng": dasheng_cases.check,
     "mae_ast": mae_ast_cases.check,
+    "maskspec": maskspec_cases.check,
     "msm_mae": msm_mae_cases.check,
     "ssast": ssast_cases.check,
 }

@@ -133,3 +133,13 @@ def test_a_place_holder_stands_for_one_part_of_a_name_only() -> None:
 
 def test_a_dot_in_a_pattern_is_a_dot() -> None:
     assert NameTable([("a.b", "c")]).to_ours({"axb": torch.ones(1)}) == ({}, ["axb"])
+
+
+def test_a_prefix_that_may_stand_before_all_names_is_left_out() -> None:
+    table = NameTable([("a.{}", "b.{}")], unused=["gone"], optional_prefix="encoder.")
+    bare, unknown = table.to_ours({"a.w": torch.ones(1), "gone": torch.ones(1)})
+    prefixed, _ = table.to_ours({"encoder.a.w": torch.ones(1), "encoder.gone": torch.ones(1)})
+    assert unknown == []
+    assert_same(bare, prefixed)
+    assert table.is_unused("encoder.gone") and table.is_unused("gone")
+    assert list(table.to_theirs(prefixed)) == ["a.w"]

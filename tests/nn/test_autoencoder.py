@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.nn.autoencoder import Clips, MaskedAutoencoder, Positions, Predictions
 from mae_ast_plugin.nn.losses import info_nce, reconstruction_errors
 from mae_ast_plugin.nn.masking import MaskRequest, MaskSettings, TokenMask, random_mask
@@ -295,3 +296,25 @@ def test_features_stop_after_the_layer_asked_for() -> None:
     whole, part = net.features(clips), net.features(clips, until=1)
     assert len(part.stack.hidden) == 1
     assert torch.equal(part.stack.last, whole.stack.hidden[0])
+
+
+def test_windows_of_a_clip_that_was_normalised_as_a_whole_stay_as_they_are() -> None:
+    net, x = network(), log_mel(2, 16)
+    whole = net.cut(x)
+    window = net.cut(whole.normalized[:, 8:], is_normalized=True)
+    assert torch.equal(window.patches, whole.patches[:, net.tokens.num_tokens(8) :])
+
+
+def test_a_network_that_only_embeds_has_no_parts_of_pretraining() -> None:
+    whole = network()
+    alone = MaskedAutoencoder(
+        tokens=PATCHES, norm=whole.norm, encoder=whole.encoder, decoder=None, bridge=None, embeds_only=True,
+        encoder_positions=whole.encoder_positions, decoder_positions=None,
+    ).eval()  # fmt: skip
+    alone.embed = whole.embed
+    assert {name.split(".")[0] for name in alone.state_dict()} == {"embed", "encoder", "norm"}
+    clips = whole.cut(torch.randn(2, 16, NUM_BINS))
+    assert torch.equal(alone.features(clips).stack.last, whole.features(clips).stack.last)
+    mask = random_mask(MaskRequest(torch.tensor([1, 2]), 1, clips.num_tokens, 8), MaskSettings())
+    with pytest.raises(PlainError, match="it embeds, but has no parts to predict with"):
+        alone(clips, mask)

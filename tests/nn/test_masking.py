@@ -17,6 +17,7 @@ from mae_ast_plugin.nn.masking import (
     chunk_mask,
     count_visible,
     gather_tokens,
+    group_mask,
     random_mask,
     random_mask_batched,
     retain_spans,
@@ -256,6 +257,36 @@ def test_retained_spans_hide_what_the_original_hides(ratio: float, hidden_share:
         mask = retain_spans(request_for([499] * 8, seeds), MaskSettings(ratio=ratio))
         shares.append(mask.num_hidden[0] / 499)
     assert abs(sum(shares) / len(shares) - hidden_share) < 0.015
+
+
+# --------------------------------------------------------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize(("length", "num_columns"), [(2, 52), (5, 50), (2, 25), (7, 50)])
+def test_all_groups_but_one_are_hidden_or_shown_as_a_whole(length: int, num_columns: int) -> None:
+    for seed in range(20):
+        mask = group_mask(request_for([num_columns], [seed], num_chan=1), MaskSettings(ratio=0.75, span_length=length))
+        hidden = set(hidden_of(mask)[0])
+        groups = [range(first, min(first + length, num_columns)) for first in range(0, num_columns, length)]
+        cut = [group for group in groups if 0 < len(hidden & set(group)) < len(group)]
+        assert len(cut) <= 1
+        for group in cut:  # its first columns are shown
+            shown = [token for token in group if token not in hidden]
+            assert shown == list(group)[: len(shown)]
+
+
+def test_groups_lie_in_one_row_of_frequency() -> None:
+    mask = group_mask(request_for([48], num_chan=2), MaskSettings(ratio=0.5, span_length=3))
+    grid = torch.zeros(48).index_fill(0, mask.hidden[0], 1.0).unflatten(0, (24, 2))
+    assert torch.equal(grid.unflatten(0, (8, 3)).amin(dim=1), grid.unflatten(0, (8, 3)).amax(dim=1))
+    assert not torch.equal(grid[:, 0], grid[:, 1])
+
+
+def test_groups_of_one_column_are_spread_like_single_tokens() -> None:
+    seeds = [combine(9, clip) for clip in range(2000)]
+    mask = group_mask(request_for([20] * 2000, seeds, num_chan=1), MaskSettings(ratio=0.75, span_length=1))
+    frequency = torch.zeros(2000, 20).scatter(1, mask.hidden, 1.0).mean(dim=0)
+    assert bool(((frequency - 0.75).abs() < 0.05).all())
 
 
 # --------------------------------------------------------------------------------------------------------------- chunks

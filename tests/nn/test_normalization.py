@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mae_ast_plugin.nn.normalization import InputNorm
+from mae_ast_plugin.nn.normalization import ClipNorm, InputNorm
 
 
 def log_mel(num_clips: int, num_frames: int, num_bins: int, seed: int = 0) -> torch.Tensor:
@@ -100,3 +100,36 @@ def test_the_statistics_carry_no_gradient() -> None:
 def test_the_scale_multiplies_the_result() -> None:
     batch = log_mel(2, 3, 4)
     torch.testing.assert_close(InputNorm(scale=1.0)(batch), 2 * InputNorm(scale=0.5)(batch))
+
+
+# ---- each clip by itself
+
+
+def test_each_clip_has_mean_0_and_deviation_1() -> None:
+    normalized = ClipNorm()(log_mel(3, 11, 7) * torch.tensor([0.1, 1.0, 5.0])[:, None, None])
+    torch.testing.assert_close(normalized.mean(dim=(1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalized.std(dim=(1, 2)), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_the_company_of_a_clip_does_not_matter() -> None:
+    lengths = [1, 7, 11, 4]
+    batch, padding = log_mel(4, 11, 6), torch.arange(11) >= torch.tensor(lengths)[:, None]
+    together = ClipNorm()(batch.masked_fill(padding[..., None], 1e4), padding)
+    for row, length in enumerate(lengths):
+        alone = ClipNorm()(batch[row : row + 1, :length])
+        torch.testing.assert_close(together[row : row + 1, :length], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1)])
+def test_a_clip_of_one_value_becomes_zeros(shape: tuple[int, int, int]) -> None:
+    assert torch.equal(ClipNorm()(torch.full(shape, -15.942385)), torch.zeros(shape))
+
+
+def test_a_clip_of_padding_only_stays_finite() -> None:
+    assert torch.isfinite(ClipNorm()(log_mel(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))).all()
+
+
+def test_training_and_evaluation_normalise_a_clip_alike_and_nothing_is_saved() -> None:
+    norm = ClipNorm()
+    assert torch.equal(norm.train()(log_mel(2, 3, 4)), norm.eval()(log_mel(2, 3, 4)))
+    assert norm.state_dict() == {}

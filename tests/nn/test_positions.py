@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mae_ast_plugin.nn.positions import ConvPositions, SinusoidPositions, sinusoid_table
+from mae_ast_plugin.nn.positions import ConvPositions, SinusoidPositions, resize_axis, sinusoid_table
 
 
 def formula(position: int, column: int, dim: int) -> float:
@@ -101,3 +101,12 @@ def test_every_step_of_the_kernel_has_its_own_length() -> None:
     positions = ConvPositions(6, 3, groups=2)
     shapes = {name.rsplit(".", 1)[-1]: tuple(value.shape) for name, value in positions.state_dict().items()}
     assert shapes == {"bias": (6,), "original0": (1, 1, 3), "original1": (6, 3, 3)}
+
+
+def test_an_axis_keeps_its_first_rows_or_is_interpolated() -> None:
+    table = torch.arange(4.0)[:, None].expand(-1, 3)
+    assert torch.equal(resize_axis(table, 4), table)
+    assert torch.equal(resize_axis(table, 2), table[:2])
+    longer = resize_axis(table, 8)
+    assert longer.shape == (8, 3)
+    assert longer[:, 0].tolist() == [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]

@@ -35,6 +35,7 @@ SIZES = {
     "model.decoder_embed_dim": 32,
     "model.encoder_ffn_embed_dim": 64,
     "model.encoder_attention_heads": 4,
+    "model.decoder_attention_heads": 4,
     "dataset.max_tokens": 100000,
     "dataset.num_workers": 0,
     "optimization.max_update": 3,
