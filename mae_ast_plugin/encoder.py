@@ -157,18 +157,18 @@ class AudioEncoder(nn.Module):
         clips = as_waveforms(waveforms, sample_rate, self.sample_rate, lengths=lengths, resampler=resampler)
         wanted, until = self._wanted(layers, with_decoder)
         spectrograms = self._spectrograms(clips)
-        # by layer, by segment; the frames last
-        pieces: list[dict[Segment, Tensor]] = [{} for _ in range(len(wanted) + 1)]
-        for batch in self._batches([self._num_columns(len(clip)) for clip in clips]):
-            for layer, rows in enumerate(self._embed(spectrograms, batch, wanted, until, with_decoder)):
-                pieces[layer].update(zip(batch, rows, strict=True))
-        pieces.reverse()  # each layer's pieces are let go as soon as they are joined
-        hidden_states = [_joined(pieces.pop(), len(clips)) for _ in wanted]
-        by_segment = pieces.pop()
-        own = [0] * len(clips)
-        for segment, part in by_segment.items():
-            own[segment.clip] += len(part)
-        frames = _joined(by_segment, len(clips))
+        num_columns = [self._num_columns(len(clip)) for clip in clips]
+        steps = [count * self.steps_per_column for count in num_columns]
+        at_once = not torch.is_grad_enabled() and not self.network.count_partial
+        layers_kept = [_Layer(steps, at_once) for _ in range(len(wanted) + 1)]  # the frames last
+        for batch in self._batches(num_columns):
+            parts = [self._part(spectrograms[segment.clip], segment) for segment in batch]
+            self._embed(parts, batch, wanted, until, with_decoder, layers_kept)
+        del spectrograms, parts
+        own = layers_kept[-1].own
+        layers_kept.reverse()  # each layer's pieces are let go as soon as they are joined
+        hidden_states = [layers_kept.pop().joined() for _ in wanted]
+        frames = layers_kept.pop().joined()
         times = self._times(frames.shape[1])
         return Embeddings(frames, hidden_states, torch.tensor(own, device=frames.device), times, self.step_seconds)
 
@@ -245,24 +245,23 @@ class AudioEncoder(nn.Module):
 
     def _embed(
         self,
-        spectrograms: list[Tensor],
+        parts: list[Tensor],
         batch: list[Segment],
         wanted: list[int],
         until: int | None,
         with_decoder: bool,
-    ) -> list[list[Tensor]]:
-        """The steps (steps, W) of each segment of a batch, by layer, the frames last; nothing else is kept."""
-        parts = [self._part(spectrograms[segment.clip], segment) for segment in batch]
+        layers_kept: list[_Layer],
+    ) -> None:
+        """Run the network on the features of a batch of segments; hand on what is wanted, the frames last."""
         encoded, steps = self._encode(parts, until, with_decoder, keep={index - 1 for index in wanted})
         if self.network.fill_windows:
             steps = [segment.num_steps * self.steps_per_column for segment in batch]
         hidden, own_tokens = encoded.stack.hidden, self.network.own_tokens
         states_of = [own_tokens(hidden[index - 1]) if index else encoded.tokens for index in wanted]
-        kept = []
-        for states in [*states_of, own_tokens(encoded.stack.last)]:
+        for layer, states in zip(layers_kept, [*states_of, own_tokens(encoded.stack.last)], strict=True):
             laid_out = COLUMNS[self.columns](states, self.network.tokens.num_chan).float()
-            kept.append([laid_out[row, :count] for row, count in enumerate(steps)])
-        return kept
+            for row, (segment, count) in enumerate(zip(batch, steps, strict=True)):
+                layer.add(segment.clip, segment.first_step * self.steps_per_column, laid_out[row, :count])
 
     def _encode(
         self, parts: list[Tensor], until: int | None, with_decoder: bool, keep: Collection[int]
@@ -288,16 +287,35 @@ class AudioEncoder(nn.Module):
         return (column * tokens.stride_time * frontend.hop + middle) / frontend.sample_rate
 
 
-def _joined(pieces: dict[Segment, Tensor], num_clips: int) -> Tensor:
-    """Put the segments (steps, W) of each clip behind each other and pad the clips with zeros: (B, T, W)."""
-    by_clip: list[list[Segment]] = [[] for _ in range(num_clips)]
-    for segment in sorted(pieces, key=lambda s: s.first_step):
-        by_clip[segment.clip].append(segment)
-    rows = [
-        torch.cat([pieces[segment] for segment in segments]) if len(segments) > 1 else pieces[segments[0]]
-        for segments in by_clip
-    ]
-    return rows[0][None] if len(rows) == 1 else pad_sequence(rows, batch_first=True)
+class _Layer:
+    """The steps of all clips in one layer, collected segment by segment: (B, T, W), zero behind each clip.
+
+    ``at_once`` writes them to their places as they come, where no gradient is wanted and ``num_steps`` of each clip are
+    known: pieces that are kept to be joined take as much memory again. ``own`` counts the steps of each clip.
+    """
+
+    def __init__(self, num_steps: Sequence[int], at_once: bool) -> None:
+        self.num_steps, self.at_once = num_steps, at_once
+        self.own = [0] * len(num_steps)
+        self.whole: Tensor | None = None
+        self.pieces: list[dict[int, Tensor]] = [{} for _ in num_steps]
+
+    def add(self, clip: int, first: int, part: Tensor) -> None:
+        """Take the steps (steps, W) of a clip that begin at its step ``first``."""
+        self.own[clip] += len(part)
+        if not self.at_once:
+            self.pieces[clip][first] = part
+            return
+        if self.whole is None:
+            self.whole = part.new_zeros(len(self.num_steps), max(self.num_steps), part.shape[1])
+        self.whole[clip, first : first + len(part)] = part
+
+    def joined(self) -> Tensor:
+        """Give all of them; after that, nothing can be added."""
+        if self.whole is not None:
+            return self.whole
+        rows = [torch.cat([pieces[first] for first in sorted(pieces)]) for pieces in self.pieces]
+        return pad_sequence(rows, batch_first=True)
 
 
 def encoder_of(checkpoint: Checkpoint, **options: Any) -> AudioEncoder:

@@ -510,6 +510,16 @@ def test_gradients_reach_the_weights_and_the_waveforms(kind: str) -> None:
             assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
 
 
+def test_gradients_change_no_number(encoder: AudioEncoder) -> None:
+    encoder.window_seconds = seconds_of(encoder, 5)
+    waves = [noise(9000), noise(3000, 1), noise(100, 2)]
+    for options in ({}, {"layers": (2, 0)}):
+        found, expected = encoder(waves, **options), embed(encoder, waves, **options)
+        assert found.frames.requires_grad and not expected.frames.requires_grad
+        assert torch.equal(found.lengths, expected.lengths)
+        assert all(torch.equal(a, b) for a, b in zip(every_state(found), every_state(expected), strict=True))
+
+
 def test_the_gradient_of_a_padded_batch_ends_with_the_clips() -> None:
     batch = torch.stack([noise(7000), noise(7000, 1)]).requires_grad_()
     make()(batch, lengths=[7000, 3000]).clip.square().sum().backward()

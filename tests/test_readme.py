@@ -416,6 +416,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readm
     }
     recipes = {f"mae_ast_plugin/config/{path.name}" for path in (repository / "config").glob("*.yaml")}
     recipes |= {path.relative_to(repository).as_posix() for path in (repository / "s3prl_upstream").rglob("*.yaml")}
+    recipes |= {path.relative_to(repository).as_posix() for path in (repository / "mae_ast_plugin").rglob("*.json")}
     assert {"hydra_plugins/mae_ast_plugin_recipes/__init__.py", "manifests/__main__.py"} <= modules
     assert names >= modules | recipes | {"mae_ast_plugin/py.typed"}
     others = {name for name in names - modules - recipes if ".dist-info/" not in name}

@@ -301,6 +301,15 @@ class MaskedAutoencoder(nn.Module):
 
 def standardised(patches: Tensor) -> Tensor:
     """Bring each patch (..., P) to mean 0 and (unbiased) variance 1, in float32."""
-    patches = patches.float()
-    mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (var + 1e-6).sqrt()
+    mean, deviation = _mean_and_deviation(patches.float())
+    return (patches.float() - mean) / deviation
+
+
+def in_scale_of(standard: Tensor, patches: Tensor) -> Tensor:
+    """Undo :func:`standardised`: give each patch (..., P) the mean and variance of one of ``patches``."""
+    mean, deviation = _mean_and_deviation(patches.float())
+    return standard.float() * deviation + mean
+
+
+def _mean_and_deviation(patches: Tensor) -> tuple[Tensor, Tensor]:
+    return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()

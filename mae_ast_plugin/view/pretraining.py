@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mae_ast_plugin.nn.autoencoder import Clips, MaskedAutoencoder
+from mae_ast_plugin.nn.autoencoder import Clips, MaskedAutoencoder, in_scale_of
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
 from mae_ast_plugin.view.reconstruction import Panel
 
@@ -15,11 +15,16 @@ from mae_ast_plugin.view.reconstruction import Panel
 def reconstruction_panels(
     network: MaskedAutoencoder, clips: Clips, mask: TokenMask, names: Sequence[str], hop_ms: float = 10.0
 ) -> list[Panel]:
-    """Let ``network`` reconstruct the hidden tokens of ``clips``; one panel each, in normalised log-mel."""
-    predictions = network(clips, mask)
-    hole = clips.patches.new_full((clips.patches.shape[2],), float("nan"))
-    shown = scatter_tokens(gather_tokens(clips.patches, mask.visible), mask.visible, mask.num_tokens, hole)
-    guesses = scatter_tokens(predictions.reconstructed.to(shown.dtype), mask.hidden, mask.num_tokens, hole)
+    """Let ``network`` reconstruct the hidden tokens of ``clips``; one panel each, in the log-mel that it predicts.
+
+    A network that predicts patches of mean 0 and variance 1 cannot be seen so: its patches get those of the true ones.
+    """
+    predicted = network(clips, mask).reconstructed
+    if network.standard_targets:
+        predicted = in_scale_of(predicted, gather_tokens(clips.targets, mask.hidden))
+    hole = clips.targets.new_full((clips.targets.shape[2],), float("nan"))
+    shown = scatter_tokens(gather_tokens(clips.targets, mask.visible), mask.visible, mask.num_tokens, hole)
+    guesses = scatter_tokens(predicted.to(shown.dtype), mask.hidden, mask.num_tokens, hole)
     rebuilt = torch.where(shown.isnan(), guesses, shown)
     panels = []
     for row, name in enumerate(names):
@@ -27,7 +32,7 @@ def reconstruction_panels(
         own = clips.num_tokens[row]
         original, masked, reconstructed = (
             network.tokens.unpatchify(patches[row : row + 1, :own].float())[0].cpu().numpy()
-            for patches in (clips.patches, shown, rebuilt)
+            for patches in (clips.targets, shown, rebuilt)
         )
         panels.append(Panel(name, original, masked, reconstructed, hop_ms))
     return panels

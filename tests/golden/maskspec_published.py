@@ -59,6 +59,7 @@ class Published:
             model,
             encoder_attention_heads=config["num_heads"],
             decoder_attention_heads=config.get("decoder_num_heads"),
+            random_mask_prob=config.get("mask_ratio", model.random_mask_prob),
             input_statistics="",
         )
         self.names = maskspec.METHOD.names(self.model, self.task)

@@ -171,3 +171,15 @@ def test_a_new_stack_has_small_weights_and_no_biases() -> None:
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_every_activation_runs(activation: str) -> None:
     assert torch.isfinite(stack(activation=activation)(tokens(1, 3)).last).all()
+
+
+@norm_orders
+def test_without_its_outer_norm_a_stack_has_none_and_is_otherwise_the_same(pre_norm: bool) -> None:
+    plain, normed = stack(pre_norm=pre_norm, outer_norm=False), stack(pre_norm=pre_norm)
+    assert not [name for name, _ in plain.named_parameters() if name.startswith("norm.")]
+    normed.layers.load_state_dict(plain.layers.state_dict())
+    x = tokens(2, 7)
+    if pre_norm:
+        assert torch.equal(normed.norm(plain(x).last), normed(x).last)
+    else:
+        assert torch.equal(plain(normed.norm(x)).last, normed(x).last)
