@@ -18,9 +18,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 HEAD = """# How close to the originals
 
-Made by `python benchmarks/parity.py`: outputs of the original programs on tiny networks, and ours from the same checkpoints and inputs.
-"Compared" counts tensors and values; "largest difference" is over all tensors, as a share of the largest value in the tensor (gradients that
-are zero but for rounding make it look large). What a case allows stands in the case. Torch {torch}.
+Made by `python benchmarks/parity.py`: outputs of the original programs on tiny networks, and ours from the same
+checkpoints and inputs. "Compared" counts tensors and values; "largest difference" is over all tensors, as a share of
+the largest value in the tensor (gradients that are zero but for rounding make it look large). What a case allows
+stands in the case. Torch {torch}.
 
 | system | case | compared | largest difference |
 |---|---|---|---|

@@ -116,7 +116,7 @@ def _num_bins(found: Foreign) -> int:
     """Tell the mel bins by the positions: the grid whose sine-cosine table they are, or were before fine-tuning."""
     table, kernel_chan = found.tensors["pos_embed"][0, 1:].float(), found.tensors["patch_embed.proj.weight"].shape[2]
     rows = [rows for rows in range(1, len(table) + 1) if len(table) % rows == 0]
-    likeness, best = max((_likeness(table, count), count) for count in rows)
+    likeness, best = max(((_likeness(table, count), count) for count in rows), default=(0.0, 0))
     if likeness > ALIKE:
         return best * kernel_chan
     if NUM_BINS // kernel_chan in rows:
