@@ -159,8 +159,7 @@ class AudioEncoder(nn.Module):
         spectrograms = self._spectrograms(clips)
         num_columns = [self._num_columns(len(clip)) for clip in clips]
         steps = [count * self.steps_per_column for count in num_columns]
-        at_once = not torch.is_grad_enabled() and not self.network.count_partial
-        layers_kept = [_Layer(steps, at_once) for _ in range(len(wanted) + 1)]  # the frames last
+        layers_kept = [_Layer(steps) for _ in range(len(wanted) + 1)]  # the frames last
         for batch in self._batches(num_columns):
             parts = [self._part(spectrograms[segment.clip], segment) for segment in batch]
             self._embed(parts, batch, wanted, until, with_decoder, layers_kept)
@@ -222,8 +221,9 @@ class AudioEncoder(nn.Module):
         return [found[number] for number in range(len(clips))]
 
     def _batches(self, num_columns: list[int]) -> list[list[Segment]]:
-        if self._depends_on_company:
-            return [[Segment(clip, 0, count) for clip, count in enumerate(num_columns)]]
+        if self._depends_on_company:  # all in one pass; only what the network cannot see at once is cut
+            most = self.network.window_columns or max(num_columns)
+            return [[part for clip, count in enumerate(num_columns) for part in windows_of(clip, count, most)]]
         window, batch = self._columns_in(self.window_seconds), self._columns_in(self.batch_seconds)
         if self.network.window_columns:
             cut = partial(windows_of, window=min(window, self.network.window_columns))
@@ -290,12 +290,12 @@ class AudioEncoder(nn.Module):
 class _Layer:
     """The steps of all clips in one layer, collected segment by segment: (B, T, W), zero behind each clip.
 
-    ``at_once`` writes them to their places as they come, where no gradient is wanted and ``num_steps`` of each clip are
-    known: pieces that are kept to be joined take as much memory again. ``own`` counts the steps of each clip.
+    Where no gradient is wanted, they are written to their places as they come: pieces that are kept to be joined take
+    as much memory again. ``own`` counts the steps of each clip.
     """
 
-    def __init__(self, num_steps: Sequence[int], at_once: bool) -> None:
-        self.num_steps, self.at_once = num_steps, at_once
+    def __init__(self, num_steps: Sequence[int]) -> None:
+        self.num_steps, self.at_once = num_steps, not torch.is_grad_enabled()
         self.own = [0] * len(num_steps)
         self.whole: Tensor | None = None
         self.pieces: list[dict[int, Tensor]] = [{} for _ in num_steps]

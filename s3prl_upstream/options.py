@@ -38,7 +38,7 @@ def read_options(source: str | Path | Mapping[str, Any] | None, given: Mapping[s
     known = [field.name for field in fields(Options)]
     for name in chosen:
         if name not in known:
-            raise PlainError(f"{where}: there is no option {name!r}; there are {' and '.join(known)}")
+            raise PlainError(f"{where}: there is no option {name!r}; there are {', '.join(known)}")
     options = Options(**chosen)
     if options.columns not in COLUMNS:
         meanings = ", ".join(f"{name} ({meaning})" for name, meaning in COLUMNS.items())

@@ -273,10 +273,13 @@ def test_nothing_is_dropped_outside_training() -> None:
     assert all(torch.equal(a, b) for a, b in zip(every_state(found), every_state(expected), strict=True))
 
 
+@pytest.mark.parametrize("window", [0.2, 60.0])
 @pytest.mark.parametrize("kind", ["patch", "overlap"])
-def test_columns_are_joined_averaged_or_laid_in_a_row(kind: str) -> None:
+def test_columns_are_joined_averaged_or_laid_in_a_row(kind: str, window: float) -> None:
     waves = [noise(8000), noise(5000, 1)]
-    encoders = {columns: make(kind, {"columns": columns}) for columns in ("flat", "join", "mean")}
+    encoders = {
+        columns: make(kind, {"columns": columns, "window_seconds": window}) for columns in ("flat", "join", "mean")
+    }
     flat, join, mean = (embed(encoder, waves) for encoder in encoders.values())
     num_chan = encoders["flat"].network.tokens.num_chan
     assert num_chan > 1

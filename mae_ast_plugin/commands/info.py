@@ -45,7 +45,8 @@ def describe(checkpoint: Checkpoint, encoder: AudioEncoder) -> dict[str, Any]:
         "encoder": _stack(network.encoder, network.encoder_positions),
         "decoder": _stack(network.decoder, network.decoder_positions),
         "trained with": f"{task.mask_type}, ratio {checkpoint.model.random_mask_prob:g}",
-        "front end": f"{task.feature_type}, {encoder.frontend.num_features} columns, 25 ms windows every 10 ms",
+        "front end": f"{task.feature_type}, {encoder.frontend.num_features} columns, a frame every "
+        f"{1000 * encoder.frontend.hop / encoder.sample_rate:g} ms",
         "token grid": f"{tokens.kernel_chan} x {tokens.kernel_time} (mel bins x frames), strides "
         f"{tokens.stride_chan} x {tokens.stride_time}; {columns}",
         "expected input": f"mono, {encoder.sample_rate} Hz (others are resampled), floats between -1 and 1, at least "

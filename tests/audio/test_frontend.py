@@ -238,3 +238,15 @@ def test_differences_of_a_padded_clip_are_those_of_the_clip_alone(feature_type: 
     together = frontend(pad_waveforms(clips), [len(clip) for clip in clips])
     for row, clip in enumerate(clips):
         torch.testing.assert_close(together[row, : frames[row]], frontend(clip[None])[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_frames", [2001, 3000, 3001, 4500])
+def test_a_long_clip_has_the_features_of_its_pieces(num_frames: int) -> None:
+    made = make_frontend("fbank")
+    waves = torch.rand(2, made.num_samples(num_frames) + 59, generator=torch.Generator().manual_seed(0)) - 0.5
+    whole = made(waves)
+    assert whole.shape == (2, num_frames, 128)
+    for first in range(0, num_frames, 700):
+        end = min(first + 700, num_frames)
+        piece = made(waves[:, first * made.hop : made.num_samples(end)])
+        torch.testing.assert_close(whole[:, first:end], piece, atol=1e-5, rtol=0)

@@ -74,6 +74,7 @@ def _check_front_end(case: Case) -> None:
     case.compare("window", mel.window)
     for name in [name.removeprefix("wave_") for name in case.input]:
         waveforms = case.input[f"wave_{name}"]
+        waveforms = waveforms.reshape(-1, waveforms.shape[-1])
         features = frontend(waveforms)
         case.compare(f"lms_{name}", images(features), absolute=tolerance["lms_atol"])
         mean_difference = float((images(features) - case.expected[f"lms_{name}"]).abs().mean())
@@ -151,7 +152,8 @@ def _check_encoder(case: Case) -> None:
     for frames in case.config["frames"]:
         hidden, last = features_in_windows(network, spectrograms(case.input[f"lms_T{frames}"]))
         case.within(f"features_T{frames}", last, tolerance)
-        case.within(f"features_layers_T{frames}", torch.stack([*hidden[:-1], last]), tolerance)
+        if f"features_layers_T{frames}" in case.expected:
+            case.within(f"features_layers_T{frames}", torch.stack([*hidden[:-1], last]), tolerance)
         case.scalar(f"expected_output_frames.{frames}", last.shape[1])
     if last.shape[2] != case.config["feature_dim"]:
         case.problems.append(f"feature_dim: {last.shape[2]}, expected {case.config['feature_dim']}")

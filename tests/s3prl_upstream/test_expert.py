@@ -17,7 +17,7 @@ from mae_ast_plugin import load_model
 from mae_ast_plugin.errors import PlainError
 from s3prl_upstream import hubconf
 from s3prl_upstream.expert import UpstreamExpert
-from s3prl_upstream.options import read_options
+from s3prl_upstream.options import Options, read_options
 from s3prl_upstream.run_downstream import HERE, our_names
 
 RATES = {("patch", "join"): 2560, ("patch", "mean"): 2560, ("patch", "flat"): 320, ("frame", "join"): 320}
@@ -134,18 +134,26 @@ def test_a_decoder_of_another_width_is_refused(checkpoints: Checkpoints) -> None
 
 def test_every_shipped_yaml_of_options_can_be_read() -> None:
     names = our_names("upstreams")
-    assert names == ["decoder", "flat", "join", "mean"]
+    assert names == ["decoder", "flat", "join", "mean", "ssast_frame", "ssast_patch"]
     read = {name: read_options(HERE / "upstreams" / f"{name}.yaml") for name in names}
-    assert {name: (options.columns, options.decoder) for name, options in read.items()} == {
-        "decoder": ("join", True), "flat": ("flat", False), "join": ("join", False), "mean": ("mean", False)
-    }  # fmt: skip
+    assert read == {
+        "decoder": Options(decoder=True),
+        "flat": Options(columns="flat"),
+        "join": Options(),
+        "mean": Options(columns="mean"),
+        "ssast_frame": Options(window_seconds=1, stride_time=1),
+        "ssast_patch": Options(window_seconds=1, stride_time=10, stride_chan=10),
+    }
     assert read_options(HERE / "upstreams" / "decoder.yaml", {"columns": "mean"}).columns == "mean"
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("layers: 3", "there is no option 'layers'; there are columns and decoder"),
+        ("layers: 3", "there is no option 'layers'; there are columns, decoder, window_seconds, stride_time"),
+        ("window_seconds: -1", "window_seconds is -1; it must be a number"),
+        ("stride_time: ten", "stride_time is 'ten'; it must be a number"),
+        ("{window_seconds: 1, decoder: true}", "window_seconds and decoder do not go together"),
         ("columns: rows", "columns is 'rows'; it must be one of join"),
         ("decoder: 1", "decoder is 1; it must be true or false"),
         ("- a", "it must hold lines such as"),
@@ -162,6 +170,27 @@ def test_a_wrong_option_is_one_sentence_that_begins_with_the_file(
     with pytest.raises(PlainError, match=f"^{re.escape(str(path))}: .*{re.escape(sentence)}") as error:
         read_options(path)
     assert "\n" not in str(error.value)
+
+
+# ---- windows and strides
+
+
+def test_windows_give_the_steps_that_s3prl_expects_and_know_no_neighbours(checkpoints: Checkpoints) -> None:
+    """Their values are those of SSAST's own upstream: ``tests/golden``."""
+    options = {"window_seconds": 0.5, "stride_time": 8}
+    upstream = UpstreamExpert(str(checkpoints("patch")), options).eval()
+    rate = upstream.get_downsample_rates()
+    assert rate == 8 * 160
+    waves = [
+        torch.rand(length, generator=torch.Generator().manual_seed(length)) - 0.5 for length in (3000, 20011, 9000)
+    ]
+    with torch.no_grad():
+        together = upstream(waves)
+        assert len(together["hidden_states"]) == upstream.encoder.num_layers + 1
+        assert together["last_hidden_state"].shape[1] == -(-20011 // rate)
+        for row, wave in enumerate(waves):
+            alone = upstream([wave])["last_hidden_state"][0]
+            torch.testing.assert_close(together["last_hidden_state"][row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
 
 
 # ---- entries

@@ -66,13 +66,11 @@ def test_the_pages_lines_of_python_work(
 ) -> None:
     page = (repository / "docs" / "superb.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (one_line,) = re.findall(r"`(torch\.hub\.load\(.*?\))`", page)
     shutil.copy(checkpoints("patch"), tmp_path / "checkpoint_best.pt")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"torch": torch, "FOLDER": str(repository)}
+    names: dict[str, Any] = {}
     exec(code, names)
     assert names["upstream"].hidden_sizes == [32] * 3
-    assert eval(one_line, names).get_downsample_rates() == 2560
 
 
 # ---- s3prl's own tests, written again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import fractions
 import os
 import subprocess
 import sys
@@ -300,7 +300,7 @@ def test_a_checkpoint_to_restore_that_is_truncated_or_holds_code_is_refused(
 ) -> None:
     damaged, code = tmp_path / "damaged.pt", tmp_path / "code.pt"
     damaged.write_bytes((finished.checkpoints / "checkpoint_last.pt").read_bytes()[:5000])
-    torch.save({"model": {}, "cfg": argparse.Namespace(lr=1)}, code)
+    torch.save({"model": {}, "cfg": fractions.Fraction(1, 3)}, code)
     sentence = complaint(finished, monkeypatch, {"checkpoint.restore_file": str(damaged)})
     assert f"{damaged}: it is truncated" in sentence
     sentence = complaint(finished, monkeypatch, {"checkpoint.restore_file": str(code)})
