@@ -201,7 +201,7 @@ def test_an_unknown_option_of_the_upstream_is_one_sentence(
     (tmp_path / "mine.yaml").write_text("column: mean\n")
     command = [*shortened(commands["ks"], few_steps(1, batch_size=4)), "-g", "mine.yaml"]
     printed = engine(tmp_path, *command, status=2)
-    assert "mine.yaml: there is no option 'column'; there are columns and decoder" in printed
+    assert "mine.yaml: there is no option 'column'; there are columns, decoder" in printed
     assert "Traceback" not in printed
 
 
