@@ -35,6 +35,7 @@ RATE, PEER_BATCH = 16000, 16
 PATCH: dict[str, int] = {}
 FRAME = {"ast_kernel_size_chan": 128, "ast_kernel_stride_chan": 128, "ast_kernel_size_time": 2}
 FRAME |= {"ast_kernel_stride_time": 2}
+NETWORKS = {"patch": PATCH, "frame": FRAME}
 
 
 def published_checkpoint(folder: Path, name: str, changes: dict[str, int]) -> Path:
@@ -81,11 +82,13 @@ def peak_of_half_an_hour(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--digits", type=Path, help="folder of 8 kHz WAV files of spoken digits")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median is taken (default 3)")
     options = parser.parse_args()
     set_threads()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [published_checkpoint(Path(folder), n, c) for n, c in (("patch", PATCH), ("frame", FRAME))]
+        paths = [published_checkpoint(Path(folder), name, NETWORKS[name]) for name in options.networks]
         for path in paths:
             # a process of its own that has loaded nothing else yet
             process = multiprocessing.get_context("spawn").Process(target=peak_of_half_an_hour, args=(path,))
@@ -102,7 +105,7 @@ def main() -> None:
                     encoder.precision = precision
                     ours, theirs = partial(run_ours, encoder, waves), partial(run_peer, upstream, waves, batch)
                     what = f"{path.stem}, {name}, ours in {precision}"
-                    compare(what, ours, theirs, f"s3prl, {batch} at a time", 2.0, repeats=3)
+                    compare(what, ours, theirs, f"s3prl, {batch} at a time", 2.0, repeats=options.repeats)
 
 
 if __name__ == "__main__":
