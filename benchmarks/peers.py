@@ -42,7 +42,8 @@ def s3prl_mae_ast() -> Any:
 def s3prl_upstream() -> Any:
     """The class of the bundled upstream, s3prl.upstream.mae_ast.expert.UpstreamExpert."""
     s3prl_mae_ast()
-    torchaudio = sys.modules.get("torchaudio") or importlib.import_module("torchaudio.compliance").torchaudio
+    kaldi = torchaudio_kaldi()
+    torchaudio: Any = sys.modules["torchaudio"]
     torchaudio.compliance = importlib.import_module("torchaudio.compliance")
-    torchaudio.compliance.kaldi = torchaudio_kaldi()
+    torchaudio.compliance.kaldi = kaldi
     return importlib.import_module("s3prl.upstream.mae_ast.expert").UpstreamExpert

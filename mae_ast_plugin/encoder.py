@@ -32,6 +32,8 @@ COLUMNS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "mean": lambda tokens, num_chan: tokens.unflatten(1, (-1, num_chan)).mean(dim=2),
     "flat": lambda tokens, num_chan: tokens,
 }
+# Audio in a batch that keeps a processor busy; beyond that, padding costs more than a further pass of the network.
+ENOUGH_SECONDS = 5.0
 PRECISIONS = ("float32", "bfloat16")
 ENDLESS = 2**62  # samples: what an infinite number of seconds holds
 
@@ -233,7 +235,7 @@ class AudioEncoder(nn.Module):
         if self.network.fill_windows:  # each is as long as a full one once it is filled up
             together = max(1, batch // self.network.window_columns)
             return [segments[first : first + together] for first in range(0, len(segments), together)]
-        return batches_of(segments, batch)
+        return batches_of(segments, batch, self._columns_in(ENOUGH_SECONDS))
 
     def _part(self, spectrogram: Tensor, segment: Segment) -> Tensor:
         """The frames of a segment; a clip's last segment keeps what fills no patch, as the clip alone would."""

@@ -30,11 +30,18 @@ def windows_of(clip: int, num_steps: int, window: int) -> Iterator[Segment]:
         yield Segment(clip, first, min(window, num_steps - first))
 
 
-def batches_of(segments: Sequence[Segment], most_steps: int) -> list[list[Segment]]:
-    """Group segments of similar length, longest first, into batches of at most ``most_steps``, padding included."""
+def batches_of(segments: Sequence[Segment], most_steps: int, enough_steps: int | None = None) -> list[list[Segment]]:
+    """Group segments of similar length, longest first, into batches of at most ``most_steps``, padding included.
+
+    A batch of ``enough_steps`` takes in no segment that would be padded by more than a tenth.
+    """
     batches: list[list[Segment]] = []
     for segment in sorted(segments, key=lambda s: -s.num_steps):  # stable: equals keep their order
-        if not batches or (len(batches[-1]) + 1) * batches[-1][0].num_steps > most_steps:
+        if batches:
+            longest, count = batches[-1][0].num_steps, len(batches[-1])
+            too_short = segment.num_steps < 0.9 * longest
+            is_enough = enough_steps is not None and count * longest >= enough_steps
+        if not batches or (count + 1) * longest > most_steps or (is_enough and too_short):
             batches.append([])
         batches[-1].append(segment)
     return batches
