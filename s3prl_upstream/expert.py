@@ -69,6 +69,10 @@ class UpstreamExpert(nn.Module):
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
         """Compute features of 1-D waveforms at 16 kHz: (B, ceil(longest / rate), W) each."""
         longest = max(len(wav) for wav in wavs)
+        if self.encoder.sample_rate != SAMPLE_RATE:
+            wavs = [
+                wav.detach() for wav in wavs
+            ]  # no gradient passes through resampling; the network's weights get theirs
         if self.window:
             waves = as_waveforms(wavs, SAMPLE_RATE, self.encoder.sample_rate)
             *hidden, last = windowed_states(self.encoder, waves, self.window)

@@ -56,7 +56,11 @@ def test_it_installs_again_when_the_versions_changed_or_it_failed(checkout: Path
 
 def test_make_and_ci_set_up_the_rest_first(repository: Path) -> None:
     done = subprocess.run(
-        ["make", "--no-print-directory", "s3prl-setup", "--dry-run"], cwd=repository, capture_output=True, text=True, timeout=60
+        ["make", "--no-print-directory", "s3prl-setup", "--dry-run"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.stdout.split() == [".ci/setup", ".ci/s3prl-setup"], done.stderr
     lines = (repository / ".ci" / "run").read_text().splitlines()
