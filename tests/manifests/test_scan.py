@@ -11,8 +11,9 @@ import soundfile
 
 from mae_ast_plugin.audio.listing import find_files
 from mae_ast_plugin.audio.manifest import Manifest, ManifestError
-from manifests import scan
+from manifests import jobs
 from manifests.__main__ import main
+from manifests.splits import SPLITS, choose_splits
 
 
 def make_clip(path: str | Path, seconds: float = 0.01, rate: int = 8000) -> None:
@@ -41,7 +42,7 @@ def clips(tmp_path: Path) -> Path:
 def test_the_splits_hold_every_clip_once_with_its_length_and_rate(clips: Path, tmp_path: Path) -> None:
     assert run(clips, tmp_path / "out", "--valid", "0.2", "--test", "0.2") == 0
     found = {}
-    for split in scan.SPLITS:
+    for split in SPLITS:
         manifest = Manifest.load(tmp_path / "out" / f"{split}.tsv")
         assert manifest.root == str(clips)
         assert manifest.sample_rates is not None
@@ -59,9 +60,9 @@ def test_the_manifest_does_not_depend_on_the_number_of_processes(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (clips / "broken.wav").write_text("text")
-    monkeypatch.setattr(scan, "FILES_PER_TASK", 2)
-    for jobs in ("1", "2"):
-        assert main(["scan", str(clips), "--out", str(tmp_path / jobs), "--jobs", jobs]) == 0
+    monkeypatch.setattr(jobs, "ITEMS_PER_TASK", 2)
+    for count in ("1", "2"):
+        assert main(["scan", str(clips), "--out", str(tmp_path / count), "--jobs", count]) == 0
     for name in ("train.tsv", "valid.tsv", "test.tsv", "train.rates", "unreadable.tsv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
@@ -85,18 +86,18 @@ def test_a_relative_folder_becomes_an_absolute_root(
 
 def test_a_clip_keeps_its_split_when_others_are_added() -> None:
     names = [f"clip{index}.wav" for index in range(2000)]
-    before = scan.choose_splits(names[:1000], 0.1, 0.1, seed=7)
-    after = scan.choose_splits(names, 0.1, 0.1, seed=7)
-    for split in scan.SPLITS:
+    before = choose_splits(names[:1000], 0.1, 0.1, seed=7)
+    after = choose_splits(names, 0.1, 0.1, seed=7)
+    for split in SPLITS:
         assert set(before[split]) <= set(after[split])
 
 
 def test_the_shares_are_about_those_asked_for_and_the_seed_matters() -> None:
     names = [f"clip{index}.wav" for index in range(5000)]
-    splits = scan.choose_splits(names, 0.2, 0.1, seed=0)
+    splits = choose_splits(names, 0.2, 0.1, seed=0)
     assert abs(len(splits["valid"]) / 5000 - 0.2) < 0.03
     assert abs(len(splits["test"]) / 5000 - 0.1) < 0.03
-    assert splits["valid"] != scan.choose_splits(names, 0.2, 0.1, seed=1)["valid"]
+    assert splits["valid"] != choose_splits(names, 0.2, 0.1, seed=1)["valid"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -106,7 +107,7 @@ def test_a_tiny_corpus_has_clips_to_train_on_and_then_to_validate(
     num_clips: int, valid: float, test: float, seed: int
 ) -> None:
     names = [f"{index}.wav" for index in range(num_clips)]
-    splits = scan.choose_splits(names, valid, test, seed)
+    splits = choose_splits(names, valid, test, seed)
     assert sorted(name for split in splits.values() for name in split) == sorted(names)
     assert splits["train"]
     num_requested = 1 + (valid > 0) + (test > 0)
@@ -168,7 +169,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(
     assert "has a TAB or a line break" in reasons["tab\\tin name.wav"]
     assert "has a TAB or a line break" in reasons["line\\nin name.wav"]
     assert "6 unreadable" in capsys.readouterr().out
-    assert sum(len(names_of(tmp_path / "out" / f"{split}.tsv")) for split in scan.SPLITS) == 20
+    assert sum(len(names_of(tmp_path / "out" / f"{split}.tsv")) for split in SPLITS) == 20
 
 
 def test_links_are_followed_and_loops_end(clips: Path, tmp_path: Path) -> None:

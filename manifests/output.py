@@ -1,0 +1,125 @@
+"""What the commands write: the clips of a split as a manifest, what could not be read, and the sentences about both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from sortedcontainers import SortedDict
+
+from mae_ast_plugin.audio.manifest import write_atomically, write_manifest
+from mae_ast_plugin.audio.reader import AudioError, probe
+from mae_ast_plugin.errors import PlainError
+from manifests.jobs import Journal, each
+
+
+class Clip(NamedTuple):
+    """A row: its name (relative to the root), length in samples at its own rate, that rate in Hz, and its label."""
+
+    name: str
+    num_samples: int
+    sample_rate: int
+    label: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+
+@dataclass
+class Findings:
+    """What looking into files found: clips and reasons of failure by name, in the order of the names."""
+
+    clips: SortedDict[str, Clip] = field(default_factory=SortedDict)
+    unreadable: SortedDict[str, str] = field(default_factory=SortedDict)
+    num_short: int = 0
+    num_long: int = 0
+
+    def add(self, clip: Clip, min_seconds: float = 0.0, max_seconds: float = float("inf")) -> None:
+        """Keep a clip that is neither too short nor too long."""
+        if clip.seconds < min_seconds:
+            self.num_short += 1
+        elif clip.seconds > max_seconds:
+            self.num_long += 1
+        else:
+            self.clips[clip.name] = clip
+
+
+def probe_all(
+    root: str, names: Sequence[str], *, jobs: int, journal: Journal | None = None
+) -> Iterable[tuple[str, tuple[int, int] | str]]:
+    """Give each name with its length [samples] and rate [Hz], or with the reason why it is unreadable, in any order."""
+    yield from each(partial(_probe, root), names, jobs=jobs, what="probing", journal=journal, kept=_is_clip)
+
+
+def _is_clip(found: tuple[int, int] | str) -> bool:
+    return not isinstance(found, str)
+
+
+def _probe(root: str, name: str) -> tuple[int, int] | str:
+    try:
+        info = probe(os.path.join(root, name))
+    except AudioError as error:
+        return error.reason
+    return info.num_samples, info.sample_rate
+
+
+def find_out(
+    root: str,
+    names: Sequence[str],
+    findings: Findings,
+    *,
+    jobs: int,
+    journal: Journal | None = None,
+    label_of: Callable[[str], str | None] = lambda name: None,
+    limits: tuple[float, float] = (0.0, float("inf")),
+) -> None:
+    """Probe ``names`` and sort them into ``findings``; ``limits`` are the shortest and longest clip in seconds."""
+    for name, found in probe_all(root, names, jobs=jobs, journal=journal):
+        if isinstance(found, str):
+            findings.unreadable[name] = found
+        else:
+            findings.add(Clip(name, *found, label_of(name)), *limits)
+
+
+def write_split(out: Path, split: str, root: str, clips: Sequence[Clip]) -> None:
+    """Write ``out/SPLIT.tsv`` with its rates, and its labels where any clip has one; say how much it holds."""
+    path = out / f"{split}.tsv"
+    labelled = any(clip.label is not None for clip in clips)
+    write_manifest(
+        path,
+        root,
+        ((clip.name, clip.num_samples) for clip in clips),
+        labels=(clip.label for clip in clips) if labelled else None,
+        rates=(clip.sample_rate for clip in clips),
+    )
+    hours = sum(clip.seconds for clip in clips) / 3600
+    print(f"{split}: {len(clips)} clips, {hours:.3f} hours in {path}")
+
+
+def write_unreadable(out: Path, unreadable: Mapping[str, str]) -> Path:
+    """Write ``out/unreadable.tsv``: name and reason per line; returns its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "unreadable.tsv"
+    write_atomically(path, map(_unreadable_line, unreadable.items()))
+    return path
+
+
+def report_findings(out: Path, root: str, findings: Findings) -> None:
+    """List what could not be read and say how much was left out; PlainError where nothing is left."""
+    path = write_unreadable(out, findings.unreadable)
+    print(
+        f"{len(findings.unreadable)} unreadable (listed in {path}), "
+        f"{findings.num_short} too short, {findings.num_long} too long"
+    )
+    if not findings.clips:
+        raise PlainError(f"no clip below {root} can be used: see {path} and the limits of length")
+
+
+def _unreadable_line(item: tuple[str, str]) -> bytes:
+    escaped = (text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n") for text in item)
+    return os.fsencode("\t".join(escaped)) + b"\n"
