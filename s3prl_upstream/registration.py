@@ -10,7 +10,7 @@ from typing import Any
 from s3prl_upstream import compat, hubconf
 
 ENTRIES: dict[str, Callable[..., Any]] = {
-    entry.__name__: entry for entry in (hubconf.mae_ast_plugin_local, hubconf.mae_ast_plugin_custom)
+    name: entry for name, entry in vars(hubconf).items() if name.startswith("mae_ast_plugin_")
 }
 
 

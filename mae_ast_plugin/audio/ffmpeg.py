@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from io import FileIO
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -30,6 +31,7 @@ from mae_ast_plugin.audio.outcomes import (
     truncated_reason,
     unknown_reason,
 )
+from mae_ast_plugin.audio.places import check_reading, open_place, peek
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -57,16 +59,20 @@ class _UnseekableError(Exception):
 def _container(path: Path) -> Iterator[tuple[InputContainer, av.AudioStream]]:
     """Open the first audio stream with FFmpeg; all its errors leave as AudioError."""
     opened = False
-    try:
+    with open_place(path) as handle:
         # "file:" keeps FFmpeg from taking a name such as "a:b.mkv" for a network address.
-        with av.open("file:" + os.fspath(path), metadata_errors="replace") as container:
-            opened = True
-            if not container.streams.audio:
-                raise AudioError(path, text_reason(path) or "holds no audio stream: leave it out")
-            yield container, container.streams.audio[0]
-    except av.error.FFmpegError as error:
-        reason = damage_reason(error) if opened else unknown_reason(path, error)
-        raise AudioError(path, reason) from error
+        source: Any = "file:" + os.fspath(path) if isinstance(handle, FileIO) else handle
+        try:
+            with av.open(source, metadata_errors="replace") as container:
+                opened = True
+                if not container.streams.audio:
+                    raise AudioError(path, text_reason(peek(handle)) or "holds no audio stream: leave it out")
+                yield container, container.streams.audio[0]
+        except av.error.FFmpegError as error:
+            check_reading(path, handle)
+            reason = damage_reason(error) if opened else unknown_reason(peek(handle), error)
+            raise AudioError(path, reason) from error
+        check_reading(path, handle)
 
 
 def probe_container(path: Path) -> AudioInfo:

@@ -40,6 +40,7 @@ class AudioInfo:
     num_channels: int
 
 
+NUMPY_MAGIC = b"\x93NUMPY"
 EMPTY_REASON = "holds no samples: leave it out"
 
 
@@ -52,19 +53,19 @@ def system_reason(error: OSError) -> str:
     return f"cannot be opened: {error.strerror or error}"
 
 
-def unknown_reason(path: Path, error: Exception) -> str:
-    """Say why neither decoder knows a file that can be opened."""
-    if os.path.getsize(path) == 0:
+def unknown_reason(head: bytes, error: Exception) -> str:
+    """Say why neither decoder knows what begins with ``head``."""
+    if not head:
         return "is empty (0 bytes): copy it again or leave it out"
-    return text_reason(path) or f"is no audio that libsndfile or FFmpeg can open ({_first_words(error)})"
+    if head.startswith(NUMPY_MAGIC):
+        return "holds a NumPy array, not audio: only training takes features (.npy), in a manifest of their own"
+    return text_reason(head) or f"is no audio that libsndfile or FFmpeg can open ({_first_words(error)})"
 
 
-def text_reason(path: Path) -> str | None:
-    """Say that a file begins with text; None where it does not."""
-    with open(path, "rb") as handle:
-        head = handle.read(512)
+def text_reason(head: bytes) -> str | None:
+    """Say that what begins with ``head`` is text; None where it is not."""
     try:
-        text = head[:-3].decode("utf-8") if len(head) == 512 else head.decode("utf-8")
+        text = head[:-3].decode("utf-8") if len(head) >= 512 else head.decode("utf-8")
     except UnicodeDecodeError:
         return None
     printable = all(letter.isprintable() or letter in "\t\r\n" for letter in text)

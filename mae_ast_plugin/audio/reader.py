@@ -82,42 +82,36 @@ def _read_crop(path: Path, start: int, num_samples: int | None) -> tuple[Wavefor
 
 
 @contextmanager
-def _sound_file(path: Path) -> Iterator[soundfile.SoundFile | None]:
+def _sound_file(path: Path) -> Iterator[SoundFile | None]:
     """Open with libsndfile; give None where it does not know the format or cannot tell where the audio ends."""
-    try:
-        handle = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by the with below; only opening is guarded here)
-    except OSError as error:
-        raise AudioError(path, system_reason(error)) from error
-    with handle:
+    with open_place(path) as handle:
         try:
-            # By descriptor: any file name works, and no format is guessed from the name.
-            sound = soundfile.SoundFile(handle.fileno(), closefd=False)
-        except soundfile.LibsndfileError:
+            # By descriptor where there is one: any file name works, and no format is guessed from the name.
+            sound = SoundFile(handle.fileno() if isinstance(handle, FileIO) else handle, closefd=False)
+        except LibsndfileError:
             sound = None
         if sound is None:
+            check_reading(path, handle)
             yield None
             return
         with sound:
-            yield sound if _has_exact_end(path, sound) else None
+            yield sound if _has_exact_end(handle, sound) else None
+        check_reading(path, handle)
 
 
-def _has_exact_end(path: Path, sound: soundfile.SoundFile) -> bool:
+def _has_exact_end(handle: Handle, sound: SoundFile) -> bool:
     if sound.format == "MP3":
         # Without the tag libsndfile guesses the length from the first bit rate, cuts off the rest and seeks wrongly.
-        return _has_length_tag(path)
+        return _has_length_tag(handle)
     return 0 < sound.frames < UNKNOWN_SAMPLES
 
 
-def _has_length_tag(path: Path) -> bool:
+def _has_length_tag(handle: Handle) -> bool:
     """Tell whether the first frame of an MP3 file is the Xing or Info tag that states the exact length."""
-    with open(path, "rb") as handle:
-        head = handle.read(10)
-        if head[:3] == b"ID3":
-            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            handle.seek(10 + size)
-        else:
-            handle.seek(0)
-        frame = handle.read(256)
+    head, begin = peek(handle, 10), 0
+    if head[:3] == b"ID3":
+        begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    frame = peek(handle, 256, begin)
     return b"Xing" in frame or b"Info" in frame
 
 

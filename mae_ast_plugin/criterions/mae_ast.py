@@ -97,6 +97,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
             logging = {name: value * 0 for name, value in logging.items()}
         logging["unreadable"] = len(sample["unreadable"])
         logging["audio_seconds"] = float(sample["audio_seconds"])
+        logging["padded_seconds"] = float(sample["padded_seconds"])
         return loss, sample_size, logging
 
     @classmethod

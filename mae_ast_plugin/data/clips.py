@@ -6,6 +6,7 @@ replaced by its next readable neighbour and named in the batch, so that the main
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,12 @@ from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
 from mae_ast_plugin.audio.manifest import Manifest
 from mae_ast_plugin.audio.reader import AudioError, read, sample_rate_of
 from mae_ast_plugin.audio.resample import sinc_hann
-from mae_ast_plugin.data.batching import ClipRef, make_batches
+from mae_ast_plugin.data.batching import Batches, ClipRef, make_batches
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.settings import TaskSettings
 from mae_ast_plugin.nn.noise import combine
+
+logger = logging.getLogger(__name__)
 
 CROP_STREAM, MASK_STREAM = 1, 2
 MAX_NEIGHBOURS = 20
@@ -52,10 +55,13 @@ class ClipDataset(FairseqDataset):
         min_frames: int,
         seed: int,
         epoch_matters: bool,
+        pad_to_widths: bool = True,
     ) -> None:
+        """``pad_to_widths``: pad each batch to the width planned for it, one of a few, and not to its longest clip."""
         self.split, self.manifest, self.task = split, manifest, task
         self.seed, self.epoch_matters = seed, epoch_matters
         self.frontend = frontend
+        self.pad_to_widths = pad_to_widths and task.pad_audio
         self.shortest = frontend.num_samples(min_frames)
         if task.max_sample_size is not None and task.max_sample_size < self.shortest:
             raise PlainError(
@@ -97,7 +103,7 @@ class ClipDataset(FairseqDataset):
 
     def batches(
         self, epoch: int, max_samples: int | None, max_clips: int | None, num_parts: int, multiple: int
-    ) -> list[list[ClipRef]]:
+    ) -> Batches:
         """Batches of ``epoch`` for ``num_parts`` processes; a dataset whose epochs are alike always gives those of
         epoch 0.
         """
@@ -107,7 +113,7 @@ class ClipDataset(FairseqDataset):
                 f"dataset.max_tokens is {max_samples} samples, less than the longest clip of {self.manifest.path} "
                 f"({longest}); raise it or lower task.max_sample_size"
             )
-        return make_batches(
+        batches = make_batches(
             self.sizes,
             max_samples=max_samples,
             max_clips=max_clips,
@@ -116,6 +122,16 @@ class ClipDataset(FairseqDataset):
             seed=self.seed,
             epoch=epoch if self.epoch_matters else 0,
         )
+        if self.epoch_matters or epoch == 1:  # others are made again whenever they are gone through, always the same
+            self._tell(batches, epoch)
+        return batches
+
+    def _tell(self, batches: Batches, epoch: int) -> None:
+        sentence = f"{self.split}: {len(batches)} batches in epoch {epoch}"
+        if self.pad_to_widths:
+            share = 1 - self.sizes.sum() / batches.num_samples()
+            sentence += f" of {len(batches.shapes())} shapes, {share:.1%} of their samples padding"
+        logger.info(sentence)
 
     def __getitem__(self, ref: ClipRef) -> Clip:
         unreadable: list[tuple[int, str]] = []
@@ -136,7 +152,7 @@ class ClipDataset(FairseqDataset):
     # ---- reading
 
     def _read(self, row: int, ref: ClipRef) -> Tensor:
-        path, length = self.manifest[row].path, self.manifest[row].length
+        path, length, _ = self.manifest[row]
         rate, limit = self.task.sample_rate, self.task.max_sample_size
         start, count = 0, None
         if limit is not None:
@@ -171,8 +187,9 @@ class ClipDataset(FairseqDataset):
     # ---- batches
 
     def collater(self, clips: Sequence[Clip]) -> dict[str, Any]:
-        """Pad (or crop) clips to one length; an empty list gives a batch without weight, which keeps processes in
-        step.
+        """Pad clips to the width of their batch, or crop them to the shortest.
+
+        An empty list gives a batch without weight, which keeps processes in step.
         """
         weight = float(len(clips) > 0)
         if not clips:
@@ -183,14 +200,16 @@ class ClipDataset(FairseqDataset):
             starts = [self._crop_start(len(clip.waveform) - shortest, clip.ref) for clip in clips]
             waveforms = [waveform[at : at + shortest] for waveform, at in zip(waveforms, starts, strict=True)]
         refs = [clip.ref for clip in clips]
+        width = max(refs[0].width if self.pad_to_widths else 0, *map(len, waveforms))
         return {
             "id": torch.tensor([int(self.rows[ref.row]) for ref in refs]),
             "split": self.split,
             "nsentences": len(clips),
             "audio_seconds": weight * sum(map(len, waveforms)) / self.task.sample_rate,
+            "padded_seconds": weight * width * len(clips) / self.task.sample_rate,
             "unreadable": [found for clip in clips for found in clip.unreadable],
             "net_input": {
-                **self._source(waveforms),
+                **self._source(waveforms, width),
                 "lengths": [len(waveform) for waveform in waveforms],
                 "clip_seeds": torch.tensor([combine(self.seed, MASK_STREAM, ref.epoch, ref.row) for ref in refs]),
                 "batch_seed": combine(self.seed, MASK_STREAM, refs[0].epoch, refs[0].batch),
@@ -198,8 +217,11 @@ class ClipDataset(FairseqDataset):
             },
         }
 
-    def _source(self, waveforms: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _source(self, waveforms: Sequence[Tensor], width: int) -> dict[str, Tensor]:
         if self.task.features_on == "device":
-            return {"waveforms": pad_waveforms(waveforms)}
-        features = [self.frontend(waveform[None])[0] for waveform in waveforms]
-        return {"features": torch.nn.utils.rnn.pad_sequence(features, batch_first=True)}
+            return {"waveforms": pad_waveforms(waveforms, width)}
+        batch = torch.zeros(len(waveforms), self.frontend.num_frames(width), self.frontend.num_features)
+        for row, waveform in zip(batch, waveforms, strict=True):
+            features = self.frontend(waveform[None])[0]
+            row[: len(features)] = features
+        return {"features": batch}

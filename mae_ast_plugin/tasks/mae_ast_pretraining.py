@@ -52,6 +52,7 @@ class MaskedPretrainingTask(FairseqTask):
         self.settings = from_mapping(TaskSettings, _plain(cfg))
         self.frontend = frontend_of(self.settings)
         self.min_frames = 1
+        self.pad_to_widths = True
         self.unreadable = UnreadableClips(self.settings.max_unreadable)
         self.pictures: Optional[PictureWriter] = None
         self.drawn_at = 0
@@ -69,6 +70,8 @@ class MaskedPretrainingTask(FairseqTask):
         for sentence in idle_settings(model, self.settings):
             logger.warning(sentence)
         self.min_frames = tokens_of(model, self.frontend.num_features).num_frames(1)
+        # what is a token of the original then depends on the padding: no more of it than the original has
+        self.pad_to_widths = not model.count_partial_patches
         announce_precision(model.precision)
         return super().build_model(cfg, from_checkpoint)
 
@@ -92,6 +95,7 @@ class MaskedPretrainingTask(FairseqTask):
             min_frames=self.min_frames,
             seed=int(self.cfg.seed),
             epoch_matters=split == self.cfg.train_subset,
+            pad_to_widths=self.pad_to_widths,
         )
         logger.info(
             f"{split}: {len(dataset)} of {len(manifest)} clips, "
@@ -188,6 +192,9 @@ class MaskedPretrainingTask(FairseqTask):
         clips = sum(log.get("nsentences", 0) for log in logging_outputs)
         unreadable = int(sum(log.get("unreadable", 0) for log in logging_outputs))
         metrics.log_scalar_sum("unreadable", unreadable, priority=210)
+        padded = float(sum(log.get("padded_seconds", 0) for log in logging_outputs))
+        if padded:
+            metrics.log_scalar("padding", 100 * (1 - seconds / padded), weight=padded, priority=206, round=1)
         # the sums are those of all processes, so all of them come to the same judgement
         kind = "training" if criterion.training else "validation"
         sizes = [len(data) for data in self.datasets.values() if data.epoch_matters == criterion.training]

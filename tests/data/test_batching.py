@@ -1,13 +1,21 @@
-"""Batches: laws over many sizes, limits and numbers of processes. Numbers only."""
+"""Batches: laws over many sizes, limits and numbers of processes, drawn and chosen. Numbers only."""
 
 from __future__ import annotations
 
 import itertools
+import pickle
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mae_ast_plugin.data.batching import ClipRef, make_batches
+from mae_ast_plugin.data.buckets import STEP, length_buckets
+
+Entries = Sequence[Sequence[ClipRef]]
 
 SIZES = {
     "one clip": np.array([7000]),
@@ -21,15 +29,92 @@ PARTS = [1, 2, 3, 8]
 MULTIPLES = [1, 4]
 
 
-def rows_of(batches: list[list[ClipRef]]) -> list[int]:
+def rows_of(batches: Entries) -> list[int]:
     return [ref.row for batch in batches for ref in batch]
 
 
-def by_global_batch(batches: list[list[ClipRef]]) -> dict[int, set[int]]:
+def by_global_batch(batches: Entries) -> dict[int, set[int]]:
     groups: dict[int, set[int]] = {}
     for ref in itertools.chain(*batches):
         groups.setdefault(ref.batch, set()).add(ref.row)
     return groups
+
+
+def read_out(batches: Entries) -> list[list[ClipRef]]:
+    return [list(batch) for batch in batches]
+
+
+# ---- drawn by hypothesis
+
+sizes_of_clips = st.lists(st.integers(1, 300_000), min_size=1, max_size=200).map(np.array)
+limits = st.fixed_dictionaries(
+    {
+        "max_samples": st.none() | st.integers(300_000, 3_000_000),
+        "max_clips": st.none() | st.integers(1, 50),
+        "multiple": st.integers(1, 9),
+        "seed": st.integers(0, 9),
+        "epoch": st.integers(0, 9),
+    }
+)
+drawn = settings(max_examples=60, deadline=None)
+
+
+@drawn
+@given(sizes_of_clips, limits, st.integers(1, 9))
+def test_no_clip_is_lost_or_dealt_twice(sizes: np.ndarray, limit: dict[str, Any], parts: int) -> None:
+    assert sorted(rows_of(make_batches(sizes, num_parts=parts, **limit))) == list(range(len(sizes)))
+
+
+@drawn
+@given(sizes_of_clips, limits, st.integers(1, 9))
+def test_no_batch_is_larger_than_the_limits_padding_included(
+    sizes: np.ndarray, limit: dict[str, Any], parts: int
+) -> None:
+    for batch in filter(None, make_batches(sizes, num_parts=parts, **limit)):
+        [width] = {ref.width for ref in batch}
+        assert width >= sizes[[ref.row for ref in batch]].max()
+        assert len(batch) <= (limit["max_clips"] or len(sizes))
+        assert len(batch) * width <= (limit["max_samples"] or np.inf)
+
+
+@drawn
+@given(sizes_of_clips, limits)
+def test_the_same_seed_and_epoch_give_the_same_batches(sizes: np.ndarray, limit: dict[str, Any]) -> None:
+    assert read_out(make_batches(sizes, **limit)) == read_out(make_batches(sizes.copy(), **limit))
+
+
+@drawn
+@given(sizes_of_clips, st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
+def test_the_number_of_processes_changes_no_update(sizes: np.ndarray, clips: int, parts: int, epoch: int) -> None:
+    several = make_batches(sizes, max_samples=None, max_clips=clips, num_parts=parts, epoch=epoch)
+    one = make_batches(sizes, max_samples=None, max_clips=clips * parts, num_parts=1, epoch=epoch)
+    assert by_global_batch(several) == by_global_batch(one)
+    assert {ref.row: ref.width for batch in several for ref in batch} == {
+        ref.row: ref.width for batch in one for ref in batch
+    }
+
+
+@drawn
+@given(sizes_of_clips)
+def test_a_clip_is_shorter_than_its_bucket_by_less_than_a_step(sizes: np.ndarray) -> None:
+    bucket_of, widths = length_buckets(sizes)
+    assert (sizes <= widths[bucket_of]).all()
+    assert (sizes * STEP * (1 + 1e-9) > widths[bucket_of]).all()
+    assert set(widths) - {0} <= set(sizes)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.5, 8.0), st.floats(0.1, 0.8))
+def test_lognormal_lengths_give_little_padding_and_few_shapes(seed: int, median_s: float, spread: float) -> None:
+    draw = np.random.default_rng(seed)
+    sizes = np.clip(draw.lognormal(np.log(median_s), spread, 20_000) * 16000, 2800, 250_000).astype(np.int64)
+    batches = make_batches(sizes, max_samples=2_000_000, max_clips=None, seed=seed)
+    assert 1 - sizes.sum() / batches.num_samples() < 0.05
+    assert len({width for _, width in batches.shapes()}) <= 70  # of 20,000 clips of about as many lengths
+    assert len(batches.shapes()) < 0.5 * len(batches)
+
+
+# ---- chosen
 
 
 @pytest.mark.parametrize("multiple", MULTIPLES)
@@ -49,7 +134,8 @@ def test_every_clip_is_dealt_exactly_once_an_epoch_within_the_limits(
         for batch in filter(None, batches):
             lengths = sizes[[ref.row for ref in batch]]
             assert len(batch) <= (max_clips or len(sizes))
-            assert max_samples is None or len(batch) * lengths.max() <= max_samples
+            assert batch[0].width >= lengths.max()
+            assert max_samples is None or len(batch) * batch[0].width <= max_samples
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -89,10 +175,10 @@ def test_a_limit_below_the_multiple_still_makes_batches() -> None:
 
 def test_the_same_seed_and_epoch_give_the_same_batches_whatever_numpy_drew_before() -> None:
     options = {"max_samples": 400000, "max_clips": None, "num_parts": 2, "seed": 11, "epoch": 4}
-    first = make_batches(SIZES["many lengths"], **options)  # type: ignore[arg-type]
+    first = read_out(make_batches(SIZES["many lengths"], **options))  # type: ignore[arg-type]
     np.random.seed(5)
     np.random.random(3)
-    assert make_batches(SIZES["many lengths"], **options) == first  # type: ignore[arg-type]
+    assert read_out(make_batches(SIZES["many lengths"], **options)) == first  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"seed": 2}])
@@ -109,8 +195,8 @@ def test_another_epoch_or_seed_mixes_the_clips_anew(change: dict[str, int]) -> N
 def test_clips_of_one_batch_are_of_similar_length() -> None:
     sizes = SIZES["many lengths"]
     batches = make_batches(sizes, max_samples=None, max_clips=8)
-    padded = sum(len(batch) * sizes[[ref.row for ref in batch]].max() for batch in batches)
-    assert padded < 1.1 * sizes.sum()
+    padded = sum(len(batch) * batch[0].width for batch in batches)
+    assert padded == batches.num_samples() < 1.1 * sizes.sum()
 
 
 def test_more_processes_than_clips_leave_some_without_a_clip_but_lose_none() -> None:
@@ -118,3 +204,43 @@ def test_more_processes_than_clips_leave_some_without_a_clip_but_lose_none() -> 
     assert len(batches) == 8
     assert sorted(map(len, batches)) == [0] * 5 + [1] * 3
     assert sorted(rows_of(batches)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_clips_of_one_length_come_in_one_shape_without_padding_but_for_the_last_batch(parts: int) -> None:
+    batches = make_batches(np.full(8 * 12 + 5, 4000), max_samples=20_000, max_clips=None, num_parts=parts)
+    assert batches.num_samples() == 4000 * (8 * 12 + 5)
+    *full, last = [list(batches)[start : start + parts] for start in range(0, len(batches), parts)]
+    assert {len(batch) for update in full for batch in update} == {5}
+    assert sum(map(len, last)) <= 5 * parts
+
+
+def test_shapes_are_those_of_the_entries() -> None:
+    batches = make_batches(SIZES["many lengths"], max_samples=400_000, max_clips=7, num_parts=3)
+    found: dict[tuple[int, int], int] = {}
+    for batch in filter(None, batches):
+        shape = len(batch), batch[0].width
+        found[shape] = found.get(shape, 0) + 1
+    assert batches.shapes() == found
+
+
+def test_an_epoch_of_millions_of_clips_is_held_in_a_few_bytes_a_clip_and_sent_in_a_few_more() -> None:
+    batches = make_batches(np.random.default_rng(0).integers(300, 160_000, 200_000), max_samples=None, max_clips=32)
+    assert batches.rows.nbytes + batches.bounds.nbytes + batches.widths.nbytes < 5 * 200_000
+    assert len(pickle.dumps(batches[0])) < 1000
+
+
+def test_a_batch_on_its_way_to_a_worker_is_the_list_of_its_references() -> None:
+    batches = make_batches(SIZES["many lengths"], max_samples=None, max_clips=8, num_parts=2, epoch=3)
+    for batch in (batches[0], batches[5], batches[-1]):
+        assert pickle.loads(pickle.dumps(batch)) == list(batch) == [batch[n] for n in range(len(batch))]
+
+
+def test_entries_are_found_like_those_of_a_list() -> None:
+    batches = make_batches(SIZES["many lengths"], max_samples=None, max_clips=8, num_parts=2)
+    whole = read_out(batches)
+    assert len(whole) == len(batches)
+    assert list(batches[-1]) == whole[-1]
+    assert read_out(batches[3:9:2]) == whole[3:9:2]
+    with pytest.raises(IndexError):
+        batches[len(batches)]

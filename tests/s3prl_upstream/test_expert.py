@@ -134,13 +134,18 @@ def test_a_decoder_of_another_width_is_refused(checkpoints: Checkpoints) -> None
 
 def test_every_shipped_yaml_of_options_can_be_read() -> None:
     names = our_names("upstreams")
-    assert names == ["decoder", "flat", "join", "mean", "ssast_frame", "ssast_patch"]
+    layouts = ["decoder", "flat", "join", "mean"]
+    assert names == sorted([*layouts, "dasheng", "mae_ast", "maskspec", "msm_mae", "ssast_frame", "ssast_patch"])
     read = {name: read_options(HERE / "upstreams" / f"{name}.yaml") for name in names}
     assert read == {
+        "dasheng": Options(),
         "decoder": Options(decoder=True),
         "flat": Options(columns="flat"),
         "join": Options(),
+        "mae_ast": Options(),
+        "maskspec": Options(columns="mean"),
         "mean": Options(columns="mean"),
+        "msm_mae": Options(),
         "ssast_frame": Options(window_seconds=1, stride_time=1),
         "ssast_patch": Options(window_seconds=1, stride_time=10, stride_chan=10),
     }
@@ -200,7 +205,20 @@ def test_only_the_entries_are_public() -> None:
     assert [name for name in vars(hubconf) if not name.startswith("_")] == [
         "mae_ast_plugin_local",
         "mae_ast_plugin_custom",
+        *(f"mae_ast_plugin_{name}_local" for name in our_names("upstreams")),
     ]
+
+
+@pytest.mark.parametrize("name", ["dasheng", "mae_ast", "maskspec", "msm_mae", "ssast_patch"])
+def test_an_entry_of_a_method_is_the_general_one_with_its_options(checkpoints: Checkpoints, name: str) -> None:
+    path = str(checkpoints("patch"))
+    entry = getattr(hubconf, f"mae_ast_plugin_{name}_local")
+    wave = [torch.rand(20000) - 0.5]
+    with torch.no_grad():
+        own = entry(path, refresh=False).eval()(wave)["last_hidden_state"]
+        general = hubconf.mae_ast_plugin_local(path, HERE / "upstreams" / f"{name}.yaml").eval()(wave)
+    assert torch.equal(own, general["last_hidden_state"])
+    assert entry(path, {"columns": "flat"}).get_downsample_rates() == 320  # what is given comes first
 
 
 def test_an_entry_takes_what_s3prl_passes(checkpoints: Checkpoints, tmp_path: Path) -> None:
