@@ -3,11 +3,14 @@ benchmarks/learn_methods.py --data FOLDER``.
 
 Each recipe is timed for some updates and then pretrained for as many as fit into ``--cpu-minutes`` on one thread, with
 clip limits and saving as in ``learn_fsdd.py``, which also scores: 5-NN, one speaker left out, best layer of each side.
+A recipe whose score is in ``--out`` already is not run again, so an interrupted table goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from learn_fsdd import REPOSITORY, pretrain, scores
@@ -29,6 +32,19 @@ def updates_in(data: Path, out: Path, recipe: str, cpu_minutes: float) -> int:
     return max(LONG, int((cpu_minutes - minutes[0]) / per_update) + SHORT)
 
 
+def learn(
+    data: Path, out: Path, recipe: str, cpu_minutes: float, pooling: str, seed: int, overrides: Sequence[str]
+) -> list[str]:
+    """Pretrain one recipe and score it: a row of the table."""
+    count = updates_in(data, out, recipe, cpu_minutes)
+    checkpoint, cpu, _ = pretrain(
+        data, out / f"{count}", seed, [f"optimization.max_update={count}", *overrides], recipe
+    )
+    found = scores(load_model(checkpoint), data, pooling)
+    ahead = found["pretrained"][0] - found["random weights"][0]
+    return [f"{cpu:.1f}", f"{count}", *(f"{value:.1f}" for value, _ in found.values()), f"{ahead:+.1f}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data" / "fsdd")
@@ -42,16 +58,13 @@ def main() -> None:
     options = parser.parse_args()
     data, rows = options.data.resolve(), []
     for recipe in options.recipes:
-        out = (options.out / recipe).resolve()
-        out.mkdir(parents=True, exist_ok=True)
-        count = updates_in(data, out, recipe, options.cpu_minutes)
-        updates = [f"optimization.max_update={count}", *options.overrides]
-        checkpoint, cpu, _ = pretrain(data, out / f"{count}", options.seed, updates, recipe)
-        found = scores(load_model(checkpoint), data, options.pooling)
-        ahead = found["pretrained"][0] - found["random weights"][0]
-        rows.append(
-            [recipe, f"{cpu:.1f}", f"{count}", *(f"{value:.1f}" for value, _ in found.values()), f"{ahead:+.1f}"]
-        )
+        place = (options.out / recipe).resolve()
+        asked = [str(data), options.cpu_minutes, options.pooling, options.seed, *options.overrides]
+        if not (place / "score.json").is_file() or json.loads((place / "score.json").read_text())["asked"] != asked:
+            place.mkdir(parents=True, exist_ok=True)
+            row = learn(data, place, recipe, options.cpu_minutes, options.pooling, options.seed, options.overrides)
+            (place / "score.json").write_text(json.dumps({"asked": asked, "row": row}))
+        rows.append([recipe, *json.loads((place / "score.json").read_text())["row"]])
         print(" ".join(rows[-1]), flush=True)
     header = ["recipe", "CPU minutes", "updates", "pretrained %", "random weights %", "log-mel %", "ahead"]
     print(format_table(rows, header))

@@ -424,7 +424,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: Path, repository: Path, readm
     assert any(name.endswith("/LICENSE") for name in names)
 
     extras = set(about.get_all("Provides-Extra", []))
-    assert extras == {"train", "manifests", "plots", "evaluation", "onnx", "s3prl", "dev"}
+    assert extras == {"train", "manifests", "plots", "hdf5", "evaluation", "onnx", "s3prl", "dev"}
     assert all(f"`{extra}`" in readme for extra in extras - {"train"})
     assert needed(about, "") == {"torch", "numpy", "soundfile", "av", "soxr", "safetensors"}
     assert needed(about, "train") >= needed(about, "manifests") | needed(about, "plots") | {"fairseq-fixed"}
