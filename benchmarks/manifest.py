@@ -1,9 +1,10 @@
-"""How long a manifest takes to load and how much memory it needs.
+"""What millions of clips cost: time and memory of the manifest, of an epoch's batches, and of worker processes.
 
-    python benchmarks/manifest.py [--rows 2000000] [--runs 5]
+    python benchmarks/manifest.py [--rows 2000000] [--runs 3] [--workers 4]
 
-Writes a manifest to a temporary folder and loads it in fresh processes; prints the median load time, and by how much
-the resident memory grew at its peak and afterwards. Linux only: the memory is read from /proc.
+Writes a manifest to a temporary folder. Then, in fresh processes: loads it, makes the dataset of it and the batches of
+an epoch as the engine holds them, and starts workers that look up rows all over the manifest, as reading clips would;
+prints medians, and by how much the memory that is a worker's own grew on the way. Linux only: it is read from /proc.
 """
 
 from __future__ import annotations
@@ -21,36 +22,70 @@ import numpy as np
 
 MEASURE = """
 import json, re, sys, time
+import torch
 from mae_ast_plugin.audio.manifest import Manifest
+from mae_ast_plugin.data.clips import ClipDataset
+from mae_ast_plugin.methods.build import frontend_of
+from mae_ast_plugin.methods.settings import TaskSettings
 
-def memory(name):
-    with open("/proc/self/status") as status:
-        return int(re.search(name + r":\\s+(\\d+)", status.read())[1]) / 1024
+def memory(name, file="status"):
+    with open("/proc/self/" + file) as status:
+        return sum(int(size) for size in re.findall(name + r":\\s+(\\d+)", status.read())) / 1024
 
-before = memory("VmRSS")
-begin = time.perf_counter()
+class Rows(ClipDataset):
+    # instead of audio: the memory of this worker, and of no one else, after looking a row up
+    def __getitem__(self, ref):
+        self.manifest[int(self.rows[ref.row])], self.size(ref.row)
+        return ref
+
+    def collater(self, refs):
+        return torch.utils.data.get_worker_info().id, memory("Private_(?:Clean|Dirty)", "smaps_rollup")
+
+before, begin = memory("VmRSS"), time.perf_counter()
 manifest = Manifest.load(sys.argv[1])
-seconds = time.perf_counter() - begin
-print(json.dumps({"seconds": seconds, "peak_mb": memory("VmHWM") - before, "after_mb": memory("VmRSS") - before}))
+loaded = time.perf_counter()
+found = {"load_s": loaded - begin, "load_peak_mb": memory("VmHWM") - before, "load_mb": memory("VmRSS") - before}
+task = TaskSettings(max_sample_size=160000)
+data = Rows("train", manifest, task, frontend_of(task), min_frames=16, seed=1, epoch_matters=True)
+held, begin = memory("VmRSS"), time.perf_counter()
+batches = list(tuple(data.batches(1, None, 32, 1, 1)))
+found |= {"plan_s": time.perf_counter() - begin, "plan_mb": memory("VmRSS") - held}
+found |= {"all_mb": memory("VmRSS") - before, "all_peak_mb": memory("VmHWM") - before}
+loader = torch.utils.data.DataLoader(
+    data, batch_sampler=batches[:: max(1, len(batches) // 1000)], collate_fn=data.collater, num_workers=int(sys.argv[2])
+)
+workers = {}
+for worker, size in loader:
+    workers.setdefault(worker, []).append(size)
+found["growth_mb"] = max(sizes[-1] - sizes[0] for sizes in workers.values())
+print(json.dumps(found))
 """
+
+SHOWN = {
+    "load_s": "s to load",
+    "load_peak_mb": "MB added at the peak of loading",
+    "load_mb": "MB added by the manifest",
+    "plan_s": "s to make the batches of an epoch",
+    "plan_mb": "MB added by them",
+    "all_mb": "MB added by manifest, dataset and batches",
+    "all_peak_mb": "MB added at the peak of all this",
+    "growth_mb": "MB that the largest worker grew by over 1000 batches",
+}
 
 
 def main() -> None:
     """Write the manifest, measure it ``--runs`` times and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000, help="number of clips (default 2000000)")
-    parser.add_argument("--runs", type=int, default=5, help="number of fresh processes (default 5)")
+    parser.add_argument("--runs", type=int, default=3, help="number of fresh processes (default 3)")
+    parser.add_argument("--workers", type=int, default=4, help="number of workers in each (default 4)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.tsv"
         write_rows(path, folder, arguments.rows)
         print(f"{arguments.rows} rows, {path.stat().st_size / 1e6:.0f} MB, Python {platform.python_version()}")
-        runs = [measure(path) for _ in range(arguments.runs)]
-    for name, unit in (
-        ("seconds", "s to load"),
-        ("peak_mb", "MB added at the peak"),
-        ("after_mb", "MB added after loading"),
-    ):
+        runs = [measure(path, arguments.workers) for _ in range(arguments.runs)]
+    for name, unit in SHOWN.items():
         print(f"{statistics.median(run[name] for run in runs):8.2f} {unit} (median of {len(runs)})")
 
 
@@ -64,12 +99,12 @@ def write_rows(path: Path, root: str, num_rows: int) -> None:
             rates.write("48000\n")
 
 
-def measure(path: Path) -> dict[str, float]:
-    """Load the manifest in a fresh process."""
+def measure(path: Path, workers: int) -> dict[str, float]:
+    """Load the manifest, plan an epoch and run workers in a fresh process."""
     root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-c", MEASURE, str(path)]
-    result = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
-    measured: dict[str, float] = json.loads(result.stdout)
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(path), str(workers)]
+    result = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return measured
 
 

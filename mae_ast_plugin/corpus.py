@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mae_ast_plugin.audio.listing import Listed
 from mae_ast_plugin.audio.outcomes import AudioError, Waveform
+from mae_ast_plugin.audio.places import size_of
 from mae_ast_plugin.audio.reader import read
 from mae_ast_plugin.audio.waveforms import FASTEST, SLOWEST
 
@@ -88,7 +88,7 @@ def _read_ahead(
                 if len(ahead) >= readers and not waiting * seconds_per_byte < seconds:
                     break
                 path = clips[next_row].path
-                ahead.append((next_row, _size(path), pool.submit(read, path)))
+                ahead.append((next_row, size_of(path), pool.submit(read, path)))
                 next_row += 1
             row, size, future = ahead.popleft()
             if size and future.exception() is None:
@@ -98,13 +98,6 @@ def _read_ahead(
             yield row, future
     finally:
         pool.shutdown(cancel_futures=True)  # whoever stops early does not wait for files that nobody wants
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0  # reading it will say why
 
 
 def as_arrays(states: Tensor, lengths: Tensor) -> list[np.ndarray]:

@@ -10,22 +10,59 @@ import sys
 from collections.abc import Sequence
 
 from mae_ast_plugin.errors import PlainError
-from manifests import scan
+from manifests import (
+    audioset,
+    check,
+    convert,
+    doctor,
+    esc50,
+    fsd50k,
+    hdf5,
+    librispeech,
+    merge,
+    pack,
+    scan,
+    speechcommands,
+    split,
+    stats,
+    tar,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a sub-command and give its exit code; a mistake of the user is one sentence and the code 2."""
+    """Run a sub-command and give its exit code, 0 or what it says; a mistake of the user is one sentence and 2."""
     parser = argparse.ArgumentParser(prog="manifests", description="Build the lists of clips that training reads.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    scan.add_parser(commands)
+    for command in (
+        scan,
+        check,
+        stats,
+        doctor,
+        tar,
+        pack,
+        hdf5,
+        merge,
+        split,
+        librispeech,
+        audioset,
+        esc50,
+        speechcommands,
+        fsd50k,
+        convert,
+    ):
+        command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except PlainError as error:
         print(f"manifests: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except OSError as error:  # reading clips has sentences of its own, this is a place that cannot be written
+        print(f"manifests: {error.filename}: {error.strerror}: choose another --out or mend it", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("manifests: interrupted; most commands go on where they stopped when they are given again")

@@ -73,11 +73,12 @@ class Journal:
     """Results that are already there, one line of JSON each, in a file that is removed when the work is complete.
 
     ``of`` says what the results depend on (folder, options); a journal of other work is begun anew. A result that is
-    not ``kept`` (a file that could not be read) is tried again. Used by one process at a time.
+    not ``kept`` (a file that could not be read) is tried again. Used by one process at a time. One that ``stays`` is
+    not removed, so that the same work is never done twice.
     """
 
-    def __init__(self, path: Path, of: Any) -> None:
-        self._path = path
+    def __init__(self, path: Path, of: Any, stays: bool = False) -> None:
+        self._path, self._stays = path, stays
         self._head = json.dumps(of, sort_keys=True) + "\n"
         self.done: dict[str, Any] = {}
         self._read()
@@ -85,6 +86,7 @@ class Journal:
         self._file = open(path, "a" if self.done else "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         if not self.done:
             self._file.write(self._head)
+            self._file.flush()
 
     def _read(self) -> None:
         try:
@@ -111,7 +113,7 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._file.close()
-        if kind is None:
+        if kind is None and not self._stays:
             self._path.unlink(missing_ok=True)
 
 
@@ -123,18 +125,21 @@ def each(
     what: str,
     journal: Journal | None = None,
     kept: Callable[[Any], bool] = lambda result: True,
+    unit: str = "file",
+    per_task: int = ITEMS_PER_TASK,
 ) -> Iterator[tuple[str, Any]]:
     """Give every item with ``function(item)``, in any order; what a journal holds is not computed again.
 
-    ``function`` must be picklable and its results plain data. ``what`` stands before the progress bar. Raises
-    PlainError where a process dies, naming an item near the place.
+    ``function`` must be picklable and its results plain data. ``what`` stands before the progress bar,
+    which counts in ``unit``; a process is handed at most ``per_task`` items at a time, fewer where each takes long.
+    Raises PlainError where a process dies, naming an item near the place.
     """
     done = journal.done if journal else {}
     left = [item for item in items if item not in done] if done else items
-    with tqdm(total=len(items), initial=len(items) - len(left), unit="file", desc=what, disable=None) as progress:
+    with tqdm(total=len(items), initial=len(items) - len(left), unit=unit, desc=what, disable=None) as progress:
         if done:
             yield from ((item, done[item]) for item in items if item in done)
-        for results in _in_processes(function, left, jobs) if jobs > 1 else _here(function, left):
+        for results in _in_processes(function, left, jobs, per_task) if jobs > 1 else _here(function, left):
             if journal:
                 journal.add(pair for pair in results if kept(pair[1]))
             yield from results
@@ -146,8 +151,10 @@ def _here(function: Callable[[str], Any], items: Sequence[str]) -> Iterator[list
         yield [(item, function(item))]
 
 
-def _in_processes(function: Callable[[str], Any], items: Sequence[str], jobs: int) -> Iterator[list[tuple[str, Any]]]:
-    size = max(1, min(ITEMS_PER_TASK, len(items) // (jobs * TASKS_AHEAD)))
+def _in_processes(
+    function: Callable[[str], Any], items: Sequence[str], jobs: int, per_task: int
+) -> Iterator[list[tuple[str, Any]]]:
+    size = max(1, min(per_task, len(items) // (jobs * TASKS_AHEAD)))
     tasks = iter([items[begin : begin + size] for begin in range(0, len(items), size)])
     running: dict[Future[list[Any]], Sequence[str]] = {}
     with ProcessPoolExecutor(jobs) as pool:

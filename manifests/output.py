@@ -15,6 +15,7 @@ from mae_ast_plugin.audio.manifest import write_atomically, write_manifest
 from mae_ast_plugin.audio.reader import AudioError, probe
 from mae_ast_plugin.errors import PlainError
 from manifests.jobs import Journal, each
+from manifests.splits import choose_splits
 
 
 class Clip(NamedTuple):
@@ -101,11 +102,27 @@ def write_split(out: Path, split: str, root: str, clips: Sequence[Clip]) -> None
     print(f"{split}: {len(clips)} clips, {hours:.3f} hours in {path}")
 
 
-def write_unreadable(out: Path, unreadable: Mapping[str, str]) -> Path:
-    """Write ``out/unreadable.tsv``: name and reason per line; returns its path."""
+def write_splits(out: Path, root: str, clips: Mapping[str, Clip], *, valid: float, test: float, seed: int) -> None:
+    """Write the requested splits in the order of ``clips``; a split that is not requested is left alone, and said."""
+    shares = {"train": 1.0, "valid": valid, "test": test}
+    for split, names in choose_splits(clips, valid, test, seed).items():
+        path = out / f"{split}.tsv"
+        if shares[split] == 0:
+            if path.exists():
+                print(f"{split}: not requested, {path} of an earlier run is left as it is")
+            continue
+        write_split(out, split, root, [clips[name] for name in names])
+        if not names:
+            print(f"{split}: too few clips for this split, {path} has no rows: train without it or add clips")
+        elif len(names) == 1 < len(clips) and split != "train":
+            print(f"{split}: a single clip; with so few clips it may change when files are added")
+
+
+def write_unreadable(out: Path, unreadable: Mapping[str, str], file_name: str = "unreadable.tsv") -> Path:
+    """Write ``out/unreadable.tsv``, or another file there: name and reason per line; returns its path."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "unreadable.tsv"
-    write_atomically(path, map(_unreadable_line, unreadable.items()))
+    path = out / file_name
+    write_atomically(path, map(tsv_line, unreadable.items()))
     return path
 
 
@@ -120,6 +137,7 @@ def report_findings(out: Path, root: str, findings: Findings) -> None:
         raise PlainError(f"no clip below {root} can be used: see {path} and the limits of length")
 
 
-def _unreadable_line(item: tuple[str, str]) -> bytes:
-    escaped = (text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n") for text in item)
+def tsv_line(columns: Sequence[str]) -> bytes:
+    """Join columns with TABs; a TAB or line break within one is written as a backslash and a letter."""
+    escaped = (text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n") for text in columns)
     return os.fsencode("\t".join(escaped)) + b"\n"

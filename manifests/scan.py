@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from mae_ast_plugin.audio.listing import EXTENSIONS, find_files
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs, splits
-from manifests.output import Clip, Findings, find_out, report_findings, write_split
+from manifests.output import Findings, find_out, report_findings, write_splits
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,23 +44,7 @@ def run(options: argparse.Namespace) -> None:
         limits = (options.min_seconds, options.max_seconds)
         find_out(root, names, findings, jobs=options.jobs, journal=journal, limits=limits)
     report_findings(out, root, findings)
-    _write_splits(out, root, findings.clips, options)
-
-
-def _write_splits(out: Path, root: str, clips: Mapping[str, Clip], options: argparse.Namespace) -> None:
-    """Write the requested splits and print their sizes; a split that is not requested is left alone."""
-    shares = {"train": 1.0, "valid": options.valid, "test": options.test}
-    for split, names in splits.choose_splits(clips, options.valid, options.test, options.seed).items():
-        path = out / f"{split}.tsv"
-        if shares[split] == 0:
-            if path.exists():
-                print(f"{split}: not requested, {path} of an earlier run is left as it is")
-            continue
-        write_split(out, split, root, [clips[name] for name in names])
-        if not names:
-            print(f"{split}: too few clips for this split, {path} has no rows: train without it or add clips")
-        elif len(names) == 1 < len(clips) and split != "train":
-            print(f"{split}: a single clip; with so few clips it may change when files are added")
+    write_splits(out, root, findings.clips, valid=options.valid, test=options.test, seed=options.seed)
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""What files a person means: the audio files below a folder, the rows of a manifest, or files by name."""
+"""What clips a person means: the audio files below a folder, the rows of a manifest, or files by name.
+
+Parts of containers (``places.py``) are named by a manifest, or one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae_ast_plugin.audio.manifest import Manifest, check_name
+from mae_ast_plugin.audio.places import container_of
 from mae_ast_plugin.errors import PlainError
 
 EXTENSIONS = "wav,flac,ogg,oga,opus,mp3,m4a,mp4,aac,mkv,mka,webm,sph,aif,aiff,aifc,au,caf,w64"
@@ -23,7 +27,7 @@ class Listed(NamedTuple):
 
 
 def list_clips(inputs: Sequence[str | os.PathLike[str]]) -> list[Listed]:
-    """List the clips of files, folders (by the endings of names) and manifests (``.tsv``), in that order.
+    """List the clips of files, folders (by the endings of names) and manifests (``.tsv``), as they were given.
 
     Raises PlainError for an input that does not exist or in which nothing is found, ManifestError as `Manifest.load`.
     """
@@ -44,7 +48,7 @@ def _clips_of(path: Path) -> Iterator[Listed]:
         unreadable: dict[str, str] = {}  # listed too: whoever reads them will say why it cannot
         names = [*find_files(str(path), endings, unreadable), *unreadable]
         yield from (Listed(name, str(path / name), None) for name in names)
-    elif not path.exists():
+    elif not os.path.exists(container_of(path) or path):
         raise PlainError(f"{path} does not exist: correct the path")
     elif path.suffix.lower() == ".tsv":
         manifest = Manifest.load(path)

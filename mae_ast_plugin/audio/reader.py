@@ -1,9 +1,9 @@
-"""Read any audio file, whole or in part, as one mono float32 waveform; whatever is wrong with it is one typed error.
+"""Read any audio, whole or in part, as one mono float32 waveform; whatever is wrong with it is one typed error.
 
 libsndfile comes first (WAV, FLAC, Ogg, Opus, MP3, NIST SPHERE, AIFF ...), FFmpeg (``ffmpeg.py``) opens the rest (MKV,
-MP4, WebM ...). A file is known by its content, never by its name. Values are passed as decoded: a float file or a
-lossy codec may exceed 1. An Ogg stream states no length, and that of an MP3 file is an estimate: cut ones are read as
-far as they go. Knows nothing of manifests, features or models.
+MP4, WebM ...). Audio is known by its content, never by its name; it may be a file or, by the names of ``places.py``, a
+part of one. Values are passed as decoded: a float file or a lossy codec may exceed 1. An Ogg stream states no length,
+and that of an MP3 file is an estimate: cut ones are read as far as they go. Knows nothing of manifests or models.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
+from soundfile import LibsndfileError, SoundFile
 
+from mae_ast_plugin.audio.archives import Handle
+from mae_ast_plugin.audio.features import is_features, probe_features
 from mae_ast_plugin.audio.ffmpeg import container_rate, crop_container, probe_container
 from mae_ast_plugin.audio.outcomes import (
     AudioError,
@@ -23,9 +27,9 @@ from mae_ast_plugin.audio.outcomes import (
     Waveform,
     beyond_reason,
     damage_reason,
-    system_reason,
     truncated_reason,
 )
+from mae_ast_plugin.audio.places import check_reading, open_place, peek
 from mae_ast_plugin.audio.resample import resample
 
 __all__ = ["AudioError", "AudioInfo", "Path", "Waveform", "probe", "read", "sample_rate_of"]
@@ -36,14 +40,25 @@ UNKNOWN_SAMPLES = 2**48
 COUNT_BLOCK = 2**20
 
 
+class _Sound(NamedTuple):
+    """What libsndfile has opened, and the bytes it reads."""
+
+    path: Path
+    file: SoundFile
+    handle: Handle
+
+
 def probe(path: Path) -> AudioInfo:
     """Tell the length that `read` will deliver; what does not store it exactly (MP3, MKV, MP4 ...) is decoded to count.
 
-    Raises AudioError when the file is missing, is no audio, has no samples or is shorter than its header states.
+    Of features (``.npy``) it tells the frames. Raises AudioError when the file is missing, is no audio, has no samples
+    or is shorter than its header states.
     """
+    if is_features(path):
+        return probe_features(path)
     with _sound_file(path) as sound:
         if sound is not None:
-            return AudioInfo(_count_sound(path, sound), sound.samplerate, sound.channels)
+            return AudioInfo(_count_sound(sound), sound.file.samplerate, sound.file.channels)
     return probe_container(path)
 
 
@@ -51,7 +66,7 @@ def sample_rate_of(path: Path) -> int:
     """Read a file's sample rate (Hz) from its header, without decoding; AudioError as `probe`."""
     with _sound_file(path) as sound:
         if sound is not None:
-            return int(sound.samplerate)
+            return int(sound.file.samplerate)
     return container_rate(path)
 
 
@@ -77,26 +92,28 @@ def read(
 def _read_crop(path: Path, start: int, num_samples: int | None) -> tuple[Waveform, int]:
     with _sound_file(path) as sound:
         if sound is not None:
-            return _crop_sound(path, sound, start, num_samples), sound.samplerate
+            return _crop_sound(sound, start, num_samples), sound.file.samplerate
     return crop_container(path, start, num_samples)
 
 
 @contextmanager
-def _sound_file(path: Path) -> Iterator[SoundFile | None]:
+def _sound_file(path: Path) -> Iterator[_Sound | None]:
     """Open with libsndfile; give None where it does not know the format or cannot tell where the audio ends."""
     with open_place(path) as handle:
         try:
             # By descriptor where there is one: any file name works, and no format is guessed from the name.
-            sound = SoundFile(handle.fileno() if isinstance(handle, FileIO) else handle, closefd=False)
+            file = SoundFile(handle.fileno() if isinstance(handle, FileIO) else handle, closefd=False)
         except LibsndfileError:
-            sound = None
-        if sound is None:
             check_reading(path, handle)
+            file = None
+        if file is None:
             yield None
             return
-        with sound:
-            yield sound if _has_exact_end(handle, sound) else None
-        check_reading(path, handle)
+        try:
+            with file:
+                yield _Sound(path, file, handle) if _has_exact_end(handle, file) else None
+        finally:
+            check_reading(path, handle)
 
 
 def _has_exact_end(handle: Handle, sound: SoundFile) -> bool:
@@ -115,37 +132,39 @@ def _has_length_tag(handle: Handle) -> bool:
     return b"Xing" in frame or b"Info" in frame
 
 
-def _count_sound(path: Path, sound: soundfile.SoundFile) -> int:
-    num_samples: int = sound.frames
-    _check_header(path, sound)
+def _count_sound(sound: _Sound) -> int:
+    file = sound.file
+    num_samples: int = file.frames
+    _check_header(sound)
     try:
-        if sound.format == "FLAC":
+        if file.format == "FLAC":
             # The only cheap way to notice a truncated file: its last sample cannot be reached.
-            sound.seek(num_samples - 1)
-            sound.read(1, dtype="float32")
-        elif sound.format == "MP3":
+            file.seek(num_samples - 1)
+            file.read(1, dtype="float32")
+        elif file.format == "MP3":
             num_samples = 0
-            while block_length := len(sound.read(COUNT_BLOCK, dtype="float32")):
+            while block_length := len(file.read(COUNT_BLOCK, dtype="float32")):
                 num_samples += block_length
-    except soundfile.LibsndfileError as error:
-        raise AudioError(path, damage_reason(error)) from error
+    except LibsndfileError as error:
+        raise AudioError(sound.path, damage_reason(error)) from error
     return num_samples
 
 
-def _crop_sound(path: Path, sound: soundfile.SoundFile, start: int, num_samples: int | None) -> Waveform:
-    promised: int = sound.frames
+def _crop_sound(sound: _Sound, start: int, num_samples: int | None) -> Waveform:
+    path, file = sound.path, sound.file
+    promised: int = file.frames
     if start >= promised:
         raise AudioError(path, beyond_reason(start, promised))
     wanted = promised - start if num_samples is None else min(num_samples, promised - start)
     if start + wanted == promised:
-        _check_header(path, sound)
+        _check_header(sound)
     try:
         if start:
-            sound.seek(start)
-        samples = sound.read(wanted, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+            file.seek(start)
+        samples = file.read(wanted, dtype="float32", always_2d=True)
+    except LibsndfileError as error:
         raise AudioError(path, damage_reason(error)) from error
-    if sound.format == "MP3":
+    if file.format == "MP3":
         if len(samples) == 0:
             raise AudioError(path, f"nothing can be decoded from sample {start} on: it ends before that or is damaged")
     elif len(samples) < wanted:
@@ -154,22 +173,21 @@ def _crop_sound(path: Path, sound: soundfile.SoundFile, start: int, num_samples:
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
-def _check_header(path: Path, sound: soundfile.SoundFile) -> None:
+def _check_header(sound: _Sound) -> None:
     """Raise AudioError where the header states more samples than the file holds, which libsndfile silently corrects."""
-    promised = _header_samples(path, sound)
-    if promised > sound.frames:
-        raise AudioError(path, truncated_reason(f"{sound.frames} samples", str(promised)))
+    promised = _header_samples(sound)
+    if promised > sound.file.frames:
+        raise AudioError(sound.path, truncated_reason(f"{sound.file.frames} samples", str(promised)))
 
 
-def _header_samples(path: Path, sound: soundfile.SoundFile) -> int:
+def _header_samples(sound: _Sound) -> int:
     """Give the number of samples that the header states; 0 where it states none."""
-    if sound.format == "NIST":
-        with open(path, "rb") as handle:
-            count = re.search(rb"sample_count -i (\d+)", handle.read(1024))
+    if sound.file.format == "NIST":
+        count = re.search(rb"sample_count -i (\d+)", peek(sound.handle, 1024))
         return int(count[1]) if count else 0
     # libsndfile's log of the header has "data : 96000 (should be 57582)": the bytes stated and the bytes there.
-    correction = re.search(r"(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", sound.extra_info)
+    correction = re.search(r"(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", sound.file.extra_info)
     if correction is None:
         return 0
     stated, present = int(correction[1]), int(correction[2])
-    return sound.frames * stated // present if present > 0 and stated < UNKNOWN_BYTES else 0
+    return sound.file.frames * stated // present if present > 0 and stated < UNKNOWN_BYTES else 0

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from mae_ast_plugin.audio.frontend import CONVENTIONS, FrontEnd, make_frontend
 from mae_ast_plugin.audio.listing import Listed, list_clips
-from mae_ast_plugin.audio.reader import AudioError, read, sample_rate_of
+from mae_ast_plugin.audio.moments import Moments, moments_of_clip
+from mae_ast_plugin.audio.outcomes import AudioError
 from mae_ast_plugin.commands.options import progress_bar
 from mae_ast_plugin.errors import PlainError
 
@@ -43,53 +41,28 @@ def run(options: argparse.Namespace) -> None:
     count = min(len(clips), options.clips)
     chosen = [clips[index * len(clips) // count] for index in range(count)]
     frontend = make_frontend(options.feature_type, options.feature_dim, options.sample_rate)
-    mean, deviation, num_clips = measure(chosen, frontend, options.seconds)
-    stds = _numbers(deviation)
-    if 0 in stds:
-        raise PlainError(f"mel bin {stds.index(0)} never changes; take fewer bins (--feature-dim) or other audio")
-    overall = float(mean.mean())
-    spread = float((deviation.square() + (mean - overall).square()).mean().sqrt())
+    found, num_clips = measure(chosen, frontend, options.seconds)
+    if (constant := found.constant_bin()) is not None:
+        raise PlainError(f"mel bin {constant} never changes; take fewer bins (--feature-dim) or other audio")
+    overall, spread = found.overall()
     measured = {name: getattr(options, name) for name in ("feature_type", "feature_dim", "sample_rate")}
-    content = {**measured, "clips": num_clips, "mean": _numbers(mean), "std": stds}
+    content = {**measured, "clips": num_clips, **found.table()}
     Path(options.out).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{options.out}: {num_clips} clips, {count - num_clips} left out (unreadable or too short)")
     print(f"of all bins together: model.input_mean={overall:.4f} model.input_std={spread:.4f}")
 
 
-@torch.no_grad()
-def measure(clips: Iterable[Listed], frontend: FrontEnd, seconds: float) -> tuple[Tensor, Tensor, int]:
-    """Mean and deviation (F,) of the frames of all clips, float64, and how many clips could be used."""
-    clips = list(clips)
-    # about the first frame seen: squares of numbers far from 0 would lose digits
-    origin, total, squares = None, torch.zeros(()), torch.zeros(())
-    num_frames = num_clips = 0
+def measure(clips: Sequence[Listed], frontend: FrontEnd, seconds: float) -> tuple[Moments, int]:
+    """Mean and deviation of the frames of all clips, and how many clips could be used."""
+    total, num_clips = Moments.zero(frontend.num_features), 0
     with progress_bar(len(clips), "measuring") as progress:
         for clip in clips:
             progress(1)
-            features = _features(clip, frontend, seconds)
-            if features is None:
+            try:
+                found = moments_of_clip(clip.path, frontend, seconds)
+            except AudioError:
                 continue
-            origin = features[0] if origin is None else origin
-            beyond = features - origin
-            total, squares = total + beyond.sum(dim=0), squares + beyond.square().sum(dim=0)
-            num_frames, num_clips = num_frames + len(features), num_clips + 1
-    if origin is None:
+            total, num_clips = total + found, num_clips + (found.num_frames > 0)
+    if not total.num_frames:
         raise PlainError(f"none of the {len(clips)} clips could be read and is long enough")
-    mean = total / num_frames
-    return origin + mean, (squares / num_frames - mean.square()).clamp(min=0).sqrt(), num_clips
-
-
-def _features(clip: Listed, frontend: FrontEnd, seconds: float) -> Tensor | None:
-    """Features (T, F) of the beginning of a clip in float64; None where it cannot be read or has no frame."""
-    try:
-        most = max(1, int(seconds * sample_rate_of(clip.path)))
-        waveform, _ = read(clip.path, sample_rate=frontend.sample_rate, num_samples=most)
-    except AudioError:
-        return None
-    if frontend.num_frames(len(waveform)) == 0:
-        return None
-    return frontend(torch.from_numpy(waveform)[None])[0].double()
-
-
-def _numbers(values: Tensor) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
+    return total, num_clips

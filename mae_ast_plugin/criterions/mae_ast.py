@@ -21,6 +21,7 @@ from torch import Tensor
 from mae_ast_plugin.methods.settings import CriterionSettings, from_mapping
 from mae_ast_plugin.nn.autoencoder import Predictions
 from mae_ast_plugin.nn.losses import info_nce, match_accuracy, reconstruction_errors
+from mae_ast_plugin.nn.transformer import keep_in_graph
 
 
 @dataclass
@@ -57,6 +58,10 @@ class MaskedPredictionCriterion(FairseqCriterion):
         scale = 1.0 / max(1, hidden) if per_batch else 1.0
         recon, nce, right = self._sums(predictions, classification or predictions)
         loss = self.settings.reconstruction_weight * recon + self.settings.classification_weight * nce
+        if self.settings.reconstruction_weight == 0:
+            loss = keep_in_graph(loss, [predictions.reconstructed])
+        if self.settings.classification_weight == 0:
+            loss = keep_in_graph(loss, [(classification or predictions).classified])
         sample_size = 1 if per_batch else hidden
         logging: dict[str, Any] = {
             "loss": (loss * scale).detach(),

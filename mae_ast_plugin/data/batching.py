@@ -76,14 +76,14 @@ class Batches(Sequence["Batch"]):
 class Batch(Sequence[ClipRef]):
     """One entry of ``Batches``, a view; pickled, as on its way to a worker, it is a plain list of its references."""
 
-    __slots__ = ("batches", "index")
+    __slots__ = ("batches", "entry")
 
-    def __init__(self, batches: Batches, index: int) -> None:
-        self.batches, self.index = batches, index
+    def __init__(self, batches: Batches, entry: int) -> None:
+        self.batches, self.entry = batches, entry
 
     @property
     def rows(self) -> NDArray[np.int32]:
-        number, part = divmod(self.index, self.batches.num_parts)
+        number, part = divmod(self.entry, self.batches.num_parts)
         begin, end = self.batches.bounds[number : number + 2]
         return self.batches.rows[begin + part : end : self.batches.num_parts]
 
@@ -91,7 +91,7 @@ class Batch(Sequence[ClipRef]):
         return len(self.rows)
 
     def __iter__(self) -> Iterator[ClipRef]:
-        number = self.index // self.batches.num_parts
+        number = self.entry // self.batches.num_parts
         width = int(self.batches.widths[number])
         return (ClipRef(row, self.batches.epoch, number, width) for row in self.rows.tolist())
 

@@ -16,11 +16,13 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
+from mae_ast_plugin.audio.features import is_features
 from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
 from mae_ast_plugin.audio.manifest import Manifest
 from mae_ast_plugin.audio.reader import AudioError, read, sample_rate_of
 from mae_ast_plugin.audio.resample import sinc_hann
 from mae_ast_plugin.data.batching import Batches, ClipRef, make_batches
+from mae_ast_plugin.data.spectrograms import holds_features, read_spectrogram, sizes_of
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.settings import TaskSettings
 from mae_ast_plugin.nn.noise import combine
@@ -33,8 +35,8 @@ MAX_NEIGHBOURS = 20
 
 @dataclass
 class Clip:
-    """One clip as read: ``waveform`` (S,), and rows that could not be read on the way to it, each (row, path and
-    reason).
+    """One clip as read: ``waveform`` (S,), or (T, F) where the manifest holds features, and rows that could not be read
+    on the way to it, each (row, path and reason).
     """
 
     ref: ClipRef
@@ -67,13 +69,18 @@ class ClipDataset(FairseqDataset):
             raise PlainError(
                 f"task.max_sample_size is {task.max_sample_size} samples, but one patch needs {self.shortest}"
             )
+        self.of_features = holds_features(manifest, task, frontend)
         self.rows, self.sizes = self._keep()
+        self.pieces: np.ndarray | None = None  # which piece of its clip an entry is
+        if task.cut != "crop":
+            self._cut()
 
     def _keep(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows within the length limits, and their sizes [samples at task.sample_rate] after cropping."""
-        lengths = self.manifest.lengths.astype(np.float64)
-        if self.manifest.sample_rates is not None:
-            lengths = np.ceil(lengths * self.task.sample_rate / self.manifest.sample_rates)
+        lengths = self._task_samples(self.manifest.lengths, slice(None))
+        limit = self.task.max_sample_size or np.inf
+        if self.of_features and limit != np.inf:
+            limit = self.frontend.num_samples(self.frontend.num_frames(int(limit)))
         least = max(self.shortest if self.manifest.sample_rates is not None else 1, self.task.min_sample_size or 0)
         most = self.task.max_keep_size or np.inf
         kept = np.flatnonzero((lengths >= least) & (lengths <= most))
@@ -85,7 +92,39 @@ class ClipDataset(FairseqDataset):
             )
         self.num_short = int((lengths < least).sum())
         self.num_long = int((lengths > most).sum())
-        return kept, np.minimum(lengths[kept], self.task.max_sample_size or np.inf).astype(np.int64)
+        return kept, np.minimum(lengths[kept], limit).astype(np.int64)
+
+    def _task_samples(self, lengths: np.ndarray, rows: Any) -> np.ndarray:
+        """Lengths at the rates of ``rows``, or frames of features, in samples at task.sample_rate."""
+        if self.of_features:
+            return sizes_of(lengths, self.frontend)
+        if self.manifest.sample_rates is None:
+            return lengths.astype(np.float64)
+        return np.ceil(lengths.astype(np.float64) * self.task.sample_rate / self.manifest.sample_rates[rows])
+
+    def _cut(self) -> None:
+        """Make an entry of every piece of a clip; a clip shorter than a piece is one entry."""
+        if self.manifest.sample_rates is None or self.task.max_sample_size is None:
+            raise PlainError(
+                f"{self.manifest.path} has no sample rates beside it (.rates), without which clips cannot be counted "
+                "into pieces; make it with `python -m manifests`, or set task.cut=crop"
+            )
+        longest = self._most(self.manifest.sample_rates[self.rows].astype(np.int64))
+        whole, rest = np.divmod(self.manifest.lengths[self.rows], longest)
+        rest_size = self._task_samples(rest, self.rows)
+        kept = (whole == 0) | (rest_size >= self.shortest) & (self.task.cut == "all_pieces")
+        counts = whole + kept
+        self.pieces = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        is_rest = self.pieces == np.repeat(whole, counts)
+        self.rows = np.repeat(self.rows, counts)
+        self.sizes = np.where(is_rest, np.repeat(rest_size, counts), np.repeat(self.sizes, counts)).astype(np.int64)
+
+    def _most(self, native: Any) -> Any:
+        """How many samples at a file's own rate (or frames of features) an entry holds at most."""
+        limit = self.task.max_sample_size or 0
+        if self.of_features:
+            return self._units(limit)
+        return limit * native // self.task.sample_rate
 
     # ---- what fairseq asks
 
@@ -136,14 +175,14 @@ class ClipDataset(FairseqDataset):
     def __getitem__(self, ref: ClipRef) -> Clip:
         unreadable: list[tuple[int, str]] = []
         for step in range(min(MAX_NEIGHBOURS, len(self.rows))):
-            row = int(self.rows[(ref.row + step) % len(self.rows)])
+            entry = (ref.row + step) % len(self.rows)
             try:
-                waveform = self._read(row, ref)
+                waveform = self._read(entry, ref)
                 if step:  # a replacement takes no more room than the clip it stands for
-                    waveform = waveform[: max(self.shortest, self.size(ref.row))]
+                    waveform = waveform[: self._units(max(self.shortest, self.size(ref.row)))]
                 return Clip(ref, waveform, unreadable)
             except AudioError as error:
-                unreadable.append((row, str(error)))
+                unreadable.append((int(self.rows[entry]), str(error)))
         raise PlainError(
             f"{self.manifest.path}: {len(unreadable)} clips in a row are unreadable, the first is {unreadable[0][1]}; "
             f"check that the root on its first line ({self.manifest.root}) is where the audio lies"
@@ -151,15 +190,20 @@ class ClipDataset(FairseqDataset):
 
     # ---- reading
 
-    def _read(self, row: int, ref: ClipRef) -> Tensor:
+    def _read(self, entry: int, ref: ClipRef) -> Tensor:
+        row = int(self.rows[entry])
         path, length, _ = self.manifest[row]
         rate, limit = self.task.sample_rate, self.task.max_sample_size
+        if self.of_features:
+            return self._read_features(entry, path, length, ref)
+        if is_features(path):
+            raise PlainError(f"{path} holds features in a manifest of audio: put it into a manifest of its own")
         start, count = 0, None
         if limit is not None:
             native = self._native_rate(row, path, length)
-            most = int(limit * native / rate)
+            most = self._most(native)
             if length > most:
-                start, count = self._crop_start(length - most, ref), most
+                start, count = self._start(entry, length - most, most, ref), most
         native_rate = None if self.task.resampler == "sinc_hann" else rate
         waveform, found = read(path, sample_rate=native_rate, start=start, num_samples=count)
         samples = torch.from_numpy(waveform)
@@ -172,12 +216,32 @@ class ClipDataset(FairseqDataset):
             raise AudioError(path, f"has {len(samples)} samples at {rate} Hz, one patch needs {self.shortest}")
         return samples
 
+    def _read_features(self, entry: int, path: str, length: int, ref: ClipRef) -> Tensor:
+        limit = None if self.task.max_sample_size is None else self._units(self.task.max_sample_size)
+        features = read_spectrogram(
+            path, length, limit, self.frontend, lambda surplus: self._start(entry, surplus, limit or 0, ref)
+        )
+        if len(features) < self._units(self.shortest):
+            raise AudioError(path, f"has {len(features)} frames, one patch needs {self._units(self.shortest)}")
+        return features
+
+    def _units(self, num_samples: int) -> int:
+        """How many samples, or frames of features, a clip of ``num_samples`` holds."""
+        return self.frontend.num_frames(num_samples) if self.of_features else num_samples
+
+    def _num_samples(self, waveform: Tensor) -> int:
+        return self.frontend.num_samples(len(waveform)) if self.of_features else len(waveform)
+
     def _native_rate(self, row: int, path: str, length: int) -> int:
         if self.manifest.sample_rates is not None:
             return int(self.manifest.sample_rates[row])
         # without known rates only a clip that may need a crop is worth a look at its header
         longer = length > (self.task.max_sample_size or 0)
         return sample_rate_of(path) if longer else self.task.sample_rate
+
+    def _start(self, entry: int, surplus: int, most: int, ref: ClipRef) -> int:
+        """Where ``most`` samples begin in a clip that has ``surplus`` more, both at its own rate."""
+        return self._crop_start(surplus, ref) if self.pieces is None else int(self.pieces[entry]) * most
 
     def _crop_start(self, surplus: int, ref: ClipRef) -> int:
         if not self.task.random_crop:
@@ -200,17 +264,18 @@ class ClipDataset(FairseqDataset):
             starts = [self._crop_start(len(clip.waveform) - shortest, clip.ref) for clip in clips]
             waveforms = [waveform[at : at + shortest] for waveform, at in zip(waveforms, starts, strict=True)]
         refs = [clip.ref for clip in clips]
-        width = max(refs[0].width if self.pad_to_widths else 0, *map(len, waveforms))
+        lengths = [self._num_samples(waveform) for waveform in waveforms]
+        width = max(refs[0].width if self.pad_to_widths else 0, *lengths)
         return {
             "id": torch.tensor([int(self.rows[ref.row]) for ref in refs]),
             "split": self.split,
             "nsentences": len(clips),
-            "audio_seconds": weight * sum(map(len, waveforms)) / self.task.sample_rate,
+            "audio_seconds": weight * sum(lengths) / self.task.sample_rate,
             "padded_seconds": weight * width * len(clips) / self.task.sample_rate,
             "unreadable": [found for clip in clips for found in clip.unreadable],
             "net_input": {
                 **self._source(waveforms, width),
-                "lengths": [len(waveform) for waveform in waveforms],
+                "lengths": lengths,
                 "clip_seeds": torch.tensor([combine(self.seed, MASK_STREAM, ref.epoch, ref.row) for ref in refs]),
                 "batch_seed": combine(self.seed, MASK_STREAM, refs[0].epoch, refs[0].batch),
                 "weight": weight,
@@ -218,10 +283,10 @@ class ClipDataset(FairseqDataset):
         }
 
     def _source(self, waveforms: Sequence[Tensor], width: int) -> dict[str, Tensor]:
-        if self.task.features_on == "device":
+        if self.task.features_on == "device" and not self.of_features:
             return {"waveforms": pad_waveforms(waveforms, width)}
         batch = torch.zeros(len(waveforms), self.frontend.num_frames(width), self.frontend.num_features)
         for row, waveform in zip(batch, waveforms, strict=True):
-            features = self.frontend(waveform[None])[0]
+            features = waveform if self.of_features else self.frontend(waveform[None])[0]
             row[: len(features)] = features
         return {"features": batch}

@@ -10,6 +10,7 @@ from typing import Any
 
 from mae_ast_plugin.checkpoint import OUR_PREFIX, CheckpointError, read_container
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.changes import EPOCH_AGAIN, check_manifests, check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,12 @@ def check_checkpoints(cfg: Any) -> None:
     _check_continuation(cfg, _newest_readable(cfg, last, stored))
 
 
+def is_own(settings: Any) -> bool:
+    """Whether the run, if it has begun, goes on from a checkpoint of its own folder."""
+    path = settings.restore_file
+    return bool(path == RESTORE_DEFAULT or Path(path).resolve().parent == Path(settings.save_dir).resolve())
+
+
 def _check_foreign(name: str, path: str) -> None:
     if not os.path.isfile(path):
         raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
@@ -101,7 +108,9 @@ def _newest_readable(cfg: Any, last: Path, stored: list[Path]) -> dict[str, Any]
 
 
 def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
-    """Compare a stored run with the one asked for: finished, of another shape, or of another number of processes."""
+    """Compare a stored run with the one asked for: finished, of another shape, of other data, or of another number of
+    processes.
+    """
     history = content.get("optimizer_history") or [{}]
     updates = int(history[-1].get("num_updates", 0))
     stored = content.get("cfg") or {}
@@ -114,13 +123,16 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
             f"{save_dir} holds a finished run of {updates} updates; raise optimization.max_update to go on, "
             "or choose another hydra.run.dir"
         )
+    middle = ((content.get("extra_state") or {}).get("train_iterator") or {}).get("iterations_in_epoch", 0) > 0
+    exact = not cfg.checkpoint.reset_dataloader
+    check_manifests(cfg, content, exact)
+    check_settings(cfg, stored, exact and middle)
     processes = (stored.get("distributed_training") or {}).get("distributed_world_size", 1)
     wanted = cfg.distributed_training.distributed_world_size
-    middle = ((content.get("extra_state") or {}).get("train_iterator") or {}).get("iterations_in_epoch", 0) > 0
-    if processes != wanted and middle and not cfg.checkpoint.reset_dataloader:
+    if processes != wanted and middle and exact:
         raise PlainError(
             f"{save_dir} was written by {processes} processes in the middle of an epoch and there are {wanted} now; "
-            "start as many as before, or set checkpoint.reset_dataloader=true to begin that epoch again"
+            f"start as many as before, or {EPOCH_AGAIN}"
         )
 
 

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf, open_dict
 import mae_ast_plugin
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import check_checkpoints
-from mae_ast_plugin.launch.repairs import forget_earlier_runs, make_copies_atomic
+from mae_ast_plugin.launch.repairs import forget_earlier_runs, repair_engine
+from mae_ast_plugin.launch.saving import check_writable
 from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, check, from_mapping
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,12 @@ def preflight(cfg: Any) -> None:
     _check_precision(cfg)
     _check_batches(cfg)
     _set_up_processes(cfg)
-    make_copies_atomic()
+    repair_engine()
     forget_earlier_runs()
     check_checkpoints(cfg)
     if cfg.distributed_training.distributed_rank == 0:
+        if not cfg.checkpoint.no_save:
+            check_writable(cfg.checkpoint.save_dir)
         _write_resolved(cfg)
 
 

@@ -16,14 +16,18 @@ from typing import Any
 
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq_cli import hydra_train
+from hydra._internal import hydra as hydra_runner
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import Finished
+from mae_ast_plugin.launch.endings import AGAIN, INTERRUPTED, plain_sentence
 from mae_ast_plugin.launch.preflight import preflight
 from mae_ast_plugin.launch.recipes import extends_another, find_config, recipe_folder
+from mae_ast_plugin.launch.saving import system_error, unwritable
+from mae_ast_plugin.launch.stopping import listening
 
 SCHEMA = "fairseq_config"
 OUR_TASK = "mae_ast_pretraining"
@@ -46,6 +50,8 @@ def prepare(search_path: ConfigSearchPath) -> None:
     utils = hydra_train.distributed_utils
     if not hasattr(utils.call_main, "checked"):
         utils.call_main = checked(utils.call_main)
+    if not hasattr(hydra_runner.run_job, "plain"):
+        hydra_runner.run_job = plain_output(hydra_runner.run_job)
 
 
 def _config_folders(*own: str | None) -> list[Path]:
@@ -75,10 +81,14 @@ def checked(call_main: Callable[..., None]) -> Callable[..., None]:
         if (cfg.task or {}).get("_name") != OUR_TASK:  # another program's run in the same environment
             return call_main(cfg, main, **kwargs)
         try:
-            preflight(cfg)
-            call_main(cfg, main, **kwargs)
+            with listening():
+                preflight(cfg)
+                call_main(cfg, main, **kwargs)
         except Finished as done:
             print(done, flush=True)
+        except KeyboardInterrupt:
+            print(f"interrupted; {AGAIN}", flush=True)
+            raise SystemExit(INTERRUPTED) from None
         except Exception as error:
             sentence = plain_sentence(error)
             if sentence is None:
@@ -91,13 +101,19 @@ def checked(call_main: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def plain_sentence(error: BaseException) -> str | None:
-    """The sentence of a PlainError, also of one that a worker process raised and torch wrapped in a traceback."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, PlainError) and len(lines) == 1:
-        return lines[0]
-    for line in reversed(lines):
-        kind, _, sentence = line.partition(": ")
-        if kind.startswith("mae_ast_plugin.") and kind.endswith("Error"):
-            return sentence
-    return str(error) if isinstance(error, PlainError) else None
+def plain_output(run_job: Callable[..., Any]) -> Callable[..., Any]:
+    """Say in one sentence that the run's folder cannot be written; Hydra makes it before any check of ours."""
+
+    @wraps(run_job)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run_job(*args, **kwargs)
+        except (OSError, ValueError) as error:  # of the folder or of the log in it; the training's own are kept inside
+            cause = system_error(error)
+            if cause is None:
+                raise
+            sentence = unwritable(cause, str(cause.filename or "the run's folder"), "so the run cannot begin")
+            raise SystemExit(f"error: {sentence}") from None
+
+    run.plain = True  # type: ignore[attr-defined]
+    return run

@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import logging
+import multiprocessing
+from functools import wraps
+from typing import Any
 
 from fairseq import checkpoint_utils
-from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
+from fairseq_cli import train
+
+from mae_ast_plugin.launch.saving import make_saves_whole
+from mae_ast_plugin.launch.stopping import Stopped, listen, stop_signal
+from mae_ast_plugin.launch.trainer import SteadyTrainer, ValidationCutError
+
+logger = logging.getLogger(__name__)
 
 
-def make_copies_atomic() -> None:
-    """Replace the engine's plain copies (checkpoint_last, checkpoint_best) by copies that are whole or absent."""
+def repair_engine() -> None:
+    """Make saves whole, let the run survive what the trainer can mend, and let it be stopped. Repeated, it does
+    nothing.
+    """
+    make_saves_whole()
+    train.Trainer = SteadyTrainer
+    if not hasattr(train.validate_and_save, "stops"):
+        train.validate_and_save = stopping(train.validate_and_save)
+    if multiprocessing.parent_process() is not None:  # one that the engine started; `checked` does it for the others
+        listen()
 
-    def copy(source: str, target: str, overwrite: bool = False) -> bool:
-        if not overwrite and os.path.exists(target):
-            return False
-        partial = f"{target}.tmp"  # always the same: what a killed run leaves is written over by the next
-        shutil.copyfile(source, partial)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        return True
 
-    PathManager.copy = staticmethod(copy)  # type: ignore[method-assign]
+def stopping(validate_and_save: Any) -> Any:
+    """Put the end that was asked for in the place of what the engine does behind an update."""
+
+    @wraps(validate_and_save)
+    def run(cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool) -> Any:
+        if not isinstance(trainer, SteadyTrainer):
+            return validate_and_save(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+        if trainer.skipped_in_a_row and not end_of_epoch and not trainer.stop_agreed():
+            return [None], False  # no update since this was last done
+        if not trainer.stop_agreed():
+            try:
+                return validate_and_save(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+            except ValidationCutError:
+                logger.warning(f"the validation at update {trainer.get_num_updates()} is left out")
+        _save_and_stop(cfg.checkpoint, trainer, epoch_itr)
+
+    run.stops = True  # type: ignore[attr-defined]
+    return run
+
+
+def _save_and_stop(settings: Any, trainer: SteadyTrainer, epoch_itr: Any) -> None:
+    settings.no_last_checkpoints = False  # or nothing would be kept of the updates since the last one
+    checkpoint_utils.save_checkpoint(settings, trainer, epoch_itr, None)
+    if trainer.data_parallel_rank == 0:
+        kept = "nothing is kept (checkpoint.no_save=true)" if settings.no_save else f"saved in {settings.save_dir}"
+        print(
+            f"stopped by {stop_signal()} after update {trainer.get_num_updates()}: {kept}; the same command goes on "
+            "from there",
+            flush=True,
+        )
+    raise Stopped
 
 
 def forget_earlier_runs() -> None:
     """Several runs of one process (a sweep) must not share their best score nor the files of TensorBoard."""
-    from fairseq_cli import train
-
     for writer in progress_bar._tensorboard_writers.values():
         writer.close()
     progress_bar._tensorboard_writers.clear()

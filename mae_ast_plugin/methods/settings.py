@@ -134,8 +134,13 @@ class TaskSettings:
     max_sample_size: Optional[int] = setting(250000, "crop longer clips to this [samples at task.sample_rate]")
     min_sample_size: Optional[int] = setting(None, "leave out shorter clips [samples, likewise]")
     random_crop: bool = setting(True, "crop at a random place (true) or from the beginning (false)")
+    cut: str = setting(
+        "crop",
+        "what an epoch takes of a clip longer than max_sample_size: one crop (crop), all whole pieces of that length "
+        "(pieces), or these and what is left (all_pieces)",
+    )
     pad_audio: bool = setting(
-        True, "pad the clips of a batch to the longest (true) or crop all to the shortest (false)"
+        True, "pad the clips of a batch to one of a few lengths (true) or crop all to the shortest (false)"
     )
     feature_type: str = setting("fbank", f"kind of features: {', '.join(CONVENTIONS)}")
     feature_rate: int = setting(
@@ -151,6 +156,9 @@ class TaskSettings:
     features_on: str = setting("device", "where features are computed: device (in batches) or loader (per clip)")
     resampler: str = setting("soxr", "soxr, or sinc_hann: the original's filter, slower")
     max_unreadable: float = setting(0.1, "end the run when more than this share of the clips read so far is unreadable")
+    max_skipped_updates: int = setting(
+        10, "end the run when the gradients of more updates than this in a row are not finite; fewer are left out"
+    )
     picture_interval_updates: int = setting(
         1000, "draw reconstructions of fixed validation clips every N updates; 0: never"
     )
@@ -294,8 +302,12 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _varying_problems(task)
     yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
     yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
+    yield from _choice(task.cut, "task.cut", ("crop", "pieces", "all_pieces"))
+    if task.cut != "crop" and task.max_sample_size is None:
+        yield f"task.cut={task.cut} needs a length; set task.max_sample_size"
     yield from _at_least(task, "task", 1, ("max_sample_size", "num_pictures"))
-    yield from _at_least(task, "task", 0, ("picture_interval_updates", "min_sample_size", "max_keep_size"))
+    counts = ("picture_interval_updates", "min_sample_size", "max_keep_size", "max_skipped_updates")
+    yield from _at_least(task, "task", 0, counts)
     yield from _at_least(model, "model", 0, ("mask_min_space", "mask_other"))
     yield from _statistics_problems(model, task.feature_dim * (3 if task.deltas else 1))
     if model.embeds_only:

@@ -116,7 +116,8 @@ class GridPositions(nn.Module):
         self.class_rows: Tensor
         if kind == "learned":
             self.table = nn.Parameter(table)
-            self.class_rows = nn.Parameter(nn.init.trunc_normal_(class_rows, std=0.02))
+            # without rows nothing is trained: a parameter without gradients is one that processes would wait for
+            self.class_rows = nn.Parameter(nn.init.trunc_normal_(class_rows, std=0.02), requires_grad=num_class > 0)
         else:
             self.register_buffer("table", table)
             self.register_buffer("class_rows", class_rows)
@@ -139,7 +140,7 @@ class AxisPositions(nn.Module):
         super().__init__()
         self.time = nn.Parameter(0.02 * torch.randn(num_time, dim))
         self.chan = nn.Parameter(0.02 * torch.randn(num_chan, dim))
-        self.class_rows = nn.Parameter(0.02 * torch.randn(num_class, dim))
+        self.class_rows = nn.Parameter(0.02 * torch.randn(num_class, dim), requires_grad=num_class > 0)
 
     @property
     def num_time(self) -> int:

@@ -6,8 +6,9 @@ MAE-AST 6.7).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,31 @@ class TransformerLayer(nn.Module):
         return self.norm2(x + self._feed_forward(x))
 
 
+class _WithUnused(torch.autograd.Function):
+    """Hand a tensor on; in the backward pass others, which had no part in it, get gradients of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *unused: Tensor) -> Tensor:
+        ctx.save_for_backward(*unused)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        wanted = ctx.needs_input_grad[1:]
+        unused = zip(ctx.saved_tensors, wanted, strict=True)
+        return gradient, *(torch.zeros_like(tensor) if needs else None for tensor, needs in unused)
+
+
+def keep_in_graph(x: Tensor, unused: Iterable[Tensor]) -> Tensor:
+    """Return ``x`` so that ``unused`` tensors, too, get a gradient from it, of zeros.
+
+    A parameter then has a gradient in every update, whatever was left out of it: several processes need not look for
+    those without (DistributedDataParallel's find_unused_parameters), and one process steps its optimiser as they do.
+    """
+    return _WithUnused.apply(x, *unused)  # type: ignore[no-any-return]
+
+
 class Transformer(nn.Module):
     """A stack of layers over tokens (B, N, D)."""
 
@@ -138,11 +164,12 @@ class Transformer(nn.Module):
         x = F.dropout(x, self.settings.dropout, self.training)
         hidden: list[Tensor] = []
         for layer in self.layers[:until]:
-            if not self._skips_layer():
-                if self.settings.recompute and self.training and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, attend, use_reentrant=False)
-                else:
-                    x = layer(x, attend)
+            if self._skips_layer():
+                x = keep_in_graph(x, layer.parameters())
+            elif self.settings.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(layer, x, attend, use_reentrant=False)
+            else:
+                x = layer(x, attend)
             kept = x if keep is None or len(hidden) in keep else x.new_empty(0)
             hidden.append(kept)  # a dropped layer hands its input on, so that hidden states keep their numbers
         if self.settings.pre_norm and until is None:

@@ -20,7 +20,8 @@ from mae_ast_plugin.criterions import mae_ast as _registers_the_criterion  # noq
 from mae_ast_plugin.data.clips import ClipDataset
 from mae_ast_plugin.data.unreadable import UnreadableClips
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.launch.repairs import make_copies_atomic
+from mae_ast_plugin.launch.repairs import repair_engine
+from mae_ast_plugin.launch.rows import record_rows
 from mae_ast_plugin.methods.build import frontend_of, tokens_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, check, from_mapping, idle_settings, setting
 from mae_ast_plugin.nn.noise import combine
@@ -48,7 +49,7 @@ class MaskedPretrainingTask(FairseqTask):
 
     def __init__(self, cfg: MaskedPretrainingConfig) -> None:
         super().__init__(cfg)
-        make_copies_atomic()  # the engine's child processes come by here, not by the checks before the start
+        repair_engine()  # the engine's child processes come by here, not by the checks before the start
         self.settings = from_mapping(TaskSettings, _plain(cfg))
         self.frontend = frontend_of(self.settings)
         self.min_frames = 1
@@ -56,6 +57,8 @@ class MaskedPretrainingTask(FairseqTask):
         self.unreadable = UnreadableClips(self.settings.max_unreadable)
         self.pictures: Optional[PictureWriter] = None
         self.drawn_at = 0
+        self.recorded: dict[str, str] = {}  # split to the digest of its manifest's rows
+        self.last_logged: Optional[dict[str, Any]] = None
         self.audio_seconds = 0.0  # heard in training, earlier starts of the run included
 
     @classmethod
@@ -160,13 +163,15 @@ class MaskedPretrainingTask(FairseqTask):
             self.drawn_at = update_num  # an update may have several batches (optimization.update_freq)
             self._draw(model, update_num)
         try:
-            return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+            loss, size, logged = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         except torch.OutOfMemoryError as error:  # the engine would leave the batch out and go on
             clips = sample["net_input"]["lengths"]
             raise PlainError(
                 f"a batch of {len(clips)} clips of up to {max(clips)} samples does not fit into the GPU's memory; "
                 "lower dataset.max_tokens or dataset.batch_size, or set model.checkpoint_activations=true"
             ) from error
+        self.last_logged = logged
+        return loss, size, logged
 
     def valid_step(self, sample: Mapping[str, Any], model: Any, criterion: Any) -> Any:
         self._report_unreadable(sample)
@@ -206,8 +211,15 @@ class MaskedPretrainingTask(FairseqTask):
 
     # ---- checkpoints: the engine stores a task's ``state`` but never gives it back, this pair it does
 
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank():
+            return  # the process that saves is the one that keeps the record
+        for split, dataset in self.datasets.items():
+            if split not in self.recorded:
+                self.recorded[split] = record_rows(Path(dataset.manifest.path), self.cfg.save_dir)
+
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        return {type(self).__name__: {"audio_seconds": self.audio_seconds}}
+        return {type(self).__name__: {"audio_seconds": self.audio_seconds, "manifests": self.recorded}}
 
     def set_checkpoint_dict(self, stored: Mapping[str, Any]) -> None:
         self.audio_seconds = float(stored["audio_seconds"])

@@ -69,6 +69,19 @@ def test_a_file_by_name_is_taken_whatever_its_ending(folder: Path) -> None:
     assert list_clips([path]) == [Listed(str(path), str(path), None)]
 
 
+def test_parts_of_containers_keep_their_names(folder: Path) -> None:
+    (folder / "shard.tar").touch()
+    names_in = ["shard.tar:512:4000", "sub/clips.zip:a b/c.flac", "clips.hdf:12", "/abs/clips.zip:../odd"]
+    write_manifest(folder.parent / "m.tsv", folder, [(name, 10) for name in names_in])
+    clips = list_clips([folder.parent / "m.tsv"])
+    assert [clip.path for clip in clips] == [os.path.join(folder, name) for name in names_in]
+    assert names(clips)[:3] == names_in[:3]
+    [alone] = list_clips([f"{folder}/shard.tar:512:4000"])
+    assert alone.path == f"{folder}/shard.tar:512:4000"
+    with pytest.raises(PlainError, match="does not exist"):
+        list_clips([f"{folder}/absent.tar:512:4000"])
+
+
 def test_inputs_follow_each_other(folder: Path) -> None:
     write_manifest(folder.parent / "m.tsv", folder, [("b.wav", 20)], labels=["x"])
     clips = list_clips([folder / "b.wav", folder / "sub", str(folder.parent / "m.tsv"), folder / "b.wav"])

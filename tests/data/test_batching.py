@@ -103,12 +103,12 @@ def test_a_clip_is_shorter_than_its_bucket_by_less_than_a_step(sizes: np.ndarray
     assert set(widths) - {0} <= set(sizes)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.floats(0.5, 8.0), st.floats(0.1, 0.8))
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.floats(1.0, 8.0), st.floats(0.1, 0.8))
 def test_lognormal_lengths_give_little_padding_and_few_shapes(seed: int, median_s: float, spread: float) -> None:
     draw = np.random.default_rng(seed)
     sizes = np.clip(draw.lognormal(np.log(median_s), spread, 20_000) * 16000, 2800, 250_000).astype(np.int64)
-    batches = make_batches(sizes, max_samples=2_000_000, max_clips=None, seed=seed)
+    batches = make_batches(sizes, max_samples=1_000_000, max_clips=None, seed=seed)
     assert 1 - sizes.sum() / batches.num_samples() < 0.05
     assert len({width for _, width in batches.shapes()}) <= 70  # of 20,000 clips of about as many lengths
     assert len(batches.shapes()) < 0.5 * len(batches)

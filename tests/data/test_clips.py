@@ -306,3 +306,45 @@ def test_the_original_resampler_gives_the_same_length_as_the_default(make: Corpu
         for name in ("soxr", "sinc_hann")
     ]
     assert lengths == [10002, 10002]
+
+
+# ---- pieces
+
+
+def test_the_pieces_of_a_clip_are_its_consecutive_whole_parts(make: Corpus) -> None:
+    lengths = [20000, 3500, 8000, 4000, 7999]
+    data = make([ramp(length) for length in lengths], max_sample_size=4000, cut="pieces")
+    assert data.rows.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 3, 4]
+    clips = [data[ClipRef(entry, 1, 0)] for entry in range(len(data))]
+    assert [first_place(clip) for clip in clips] == [0, 4000, 8000, 12000, 16000, 0, 0, 4000, 0, 0]
+    assert [len(clip.waveform) for clip in clips] == [4000] * 5 + [3500] + [4000] * 4
+    assert data.sizes.tolist() == [len(clip.waveform) for clip in clips]
+
+
+def test_all_pieces_are_the_whole_clip(make: Corpus) -> None:
+    lengths = [20001, 3500, 4000 + SHORTEST, 3999 + SHORTEST]
+    data = make([ramp(length) for length in lengths], max_sample_size=4000, cut="all_pieces")
+    clips = [data[ClipRef(entry, 1, 0)] for entry in range(len(data))]
+    assert data.sizes.tolist() == [len(clip.waveform) for clip in clips]
+    for row, length in enumerate(lengths):
+        pieces = [clip.waveform.numpy() for clip, own in zip(clips, data.rows, strict=True) if own == row]
+        left = length % 4000 if length > 4000 and length % 4000 < SHORTEST else 0  # less than a patch
+        np.testing.assert_array_equal(np.concatenate(pieces), ramp(length - left))
+
+
+def test_pieces_are_counted_at_the_rate_of_each_file(make: Corpus) -> None:
+    data = make([ramp(12000), ramp(24000)], rates=[8000, 32000], max_sample_size=6000, cut="pieces")
+    assert data.rows.tolist() == [0, 0, 0, 0, 1, 1]
+    assert [len(data[ClipRef(entry, 1, 0)].waveform) for entry in range(6)] == [6000] * 6
+
+
+def test_every_epoch_has_every_piece_once(make: Corpus) -> None:
+    data = make([ramp(length) for length in (20000, 3500, 9000)], max_sample_size=4000, cut="pieces")
+    for epoch in (1, 2):
+        dealt = [ref.row for batch in data.batches(epoch, 8000, None, 1, 1) for ref in batch]
+        assert sorted(dealt) == list(range(8))
+
+
+def test_pieces_without_known_rates_are_refused(make: Corpus) -> None:
+    with pytest.raises(PlainError, match=r"has no sample rates beside it \(\.rates\)"):
+        make([ramp(20000)], max_sample_size=4000, cut="pieces", with_rates=False)

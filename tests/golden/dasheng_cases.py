@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from case import Case
+from dasheng_data import check_shards
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq.optim.lr_scheduler.cosine_lr_scheduler import CosineLRSchedule, CosineLRScheduleConfig
 from omegaconf import OmegaConf
@@ -54,8 +55,8 @@ GIVEN = {
 def check(case: Case) -> str | None:
     """Compare everything a case defines; returns a reason where the case has to wait."""
     if "crop_size" in case.config:
-        return "tar shards and their crops are not read yet"
-    if "cases" in case.config:
+        check_shards(case)
+    elif "cases" in case.config:
         _check_schedule(case)
     elif any(name.endswith("/mel_power") for name in case.expected):
         _check_front_end(case)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from case import Case
+from maskspec_data import check_reading, check_weights
 from maskspec_published import Published, convention_of, drop, image, own
 from ssast_cases import frequency_major, their_values
 from torch import Tensor, nn
@@ -48,9 +49,9 @@ def check(case: Case) -> str | None:
     elif "layer_decay" in case.config:
         return "fine-tuning's optimiser (a learning rate for each layer) is not built"
     elif "class_count" in case.expected:
-        return "fine-tuning's sampler (weights by class) is not built"
+        check_weights(case)
     elif any(case.folder.glob("*.hdf")):
-        return "reading MP3 out of HDF5 files, and fine-tuning's mixing of waveforms, are not built"
+        check_reading(case)
     return None
 
 

@@ -245,3 +245,11 @@ def test_nothing_readable_is_one_sentence_and_still_lists_the_reasons(
     assert "no clip below" in capsys.readouterr().err
     assert b"empty.wav\tis empty" in (tmp_path / "out" / "unreadable.tsv").read_bytes()
     assert not (tmp_path / "out" / "train.tsv").exists()
+
+
+def test_an_output_that_is_no_folder_is_one_sentence(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert run(clips, tmp_path / "out") == 2
+    assert "choose another --out" in capsys.readouterr().err

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from mae_ast_plugin.nn.transformer import ACTIVATIONS, Transformer, TransformerLayer, TransformerSettings
+from mae_ast_plugin.nn.transformer import (
+    ACTIVATIONS,
+    Transformer,
+    TransformerLayer,
+    TransformerSettings,
+    keep_in_graph,
+)
 
 SMALL = TransformerSettings(num_layers=3, dim=12, ffn_dim=20, num_heads=3)
 norm_orders = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
@@ -122,6 +128,33 @@ def test_dropping_every_layer_returns_the_input_and_keeps_the_number_of_hidden_s
     assert len(output.hidden) == SMALL.num_layers
     assert torch.equal(output.last, ours.norm(x))
     assert all(torch.equal(hidden, x if pre_norm else ours.norm(x)) for hidden in output.hidden)
+
+
+@norm_orders
+def test_a_dropped_layer_has_gradients_of_zeros_and_leaves_those_of_the_others(pre_norm: bool) -> None:
+    whole, dropping, x = stack(pre_norm=pre_norm, num_layers=2), stack(pre_norm=pre_norm), tokens(2, 5)
+    for layer, index in ((0, 0), (1, 2)):
+        whole.layers[layer].load_state_dict(dropping.layers[index].state_dict())
+    whole.norm.load_state_dict(dropping.norm.state_dict())
+    draws = iter([False, True, False])
+    dropping._skips_layer = lambda: next(draws)  # type: ignore[method-assign]
+    for ours in (whole, dropping):
+        ours(x).last.square().sum().backward()
+    for layer, index in ((0, 0), (1, 2)):
+        for one, other in zip(whole.layers[layer].parameters(), dropping.layers[index].parameters(), strict=True):
+            assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in dropping.layers[1].parameters())
+
+
+def test_what_is_kept_in_the_graph_changes_neither_values_nor_gradients() -> None:
+    x = tokens(2, 5).requires_grad_()
+    used, frozen = torch.full((3,), torch.inf, requires_grad=True), torch.ones(2)
+    out = keep_in_graph(x, [used, frozen])
+    assert torch.equal(out, x)
+    out.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
+    assert used.grad is not None and torch.equal(used.grad, torch.zeros(3))  # zeros, although its value is infinite
+    assert frozen.grad is None
 
 
 def test_layers_are_dropped_as_often_as_said_and_only_in_training() -> None:

@@ -22,8 +22,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.initialize import hydra_init
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from tensorboardX.proto.event_pb2 import Event
 
+from mae_ast_plugin.launch.prepare import SCHEMA
+from mae_ast_plugin.launch.recipes import recipe_folder
+from mae_ast_plugin.tasks import mae_ast_pretraining as _registers_the_task  # noqa: F401
 from manifests.__main__ import main as manifests
 
 NUM_TRAIN, NUM_VALID = 19, 5
@@ -102,6 +109,17 @@ def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Corpus
 @pytest.fixture(scope="session")
 def corpus(make_corpus: Callable[[], Corpus]) -> Corpus:
     return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def compose_recipe() -> Iterator[Callable[..., Any]]:
+    """The configuration that the command would compose of a recipe, without a run."""
+    hydra_init("config")
+    ConfigStore.instance().store(name=SCHEMA, node=FairseqConfig)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["fairseq-hydra-train"])  # which the plugin's hook looks at
+        with initialize_config_dir(str(recipe_folder()), version_base=None):
+            yield lambda recipe, *overrides: compose(recipe, overrides=["task.data=nowhere", *overrides])
 
 
 # ---- the command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,22 +65,22 @@ def torchrun(run: Command, folder: Path, *arguments: str) -> Run:
     return run.elsewhere(folder, done.stdout + done.stderr)
 
 
-def pair(run: Command, folder: Path, *arguments: str) -> Run:
-    """Start two processes with the environment that torchrun gives them, without its cost; rank 0's run."""
+def environments(number: int) -> list[dict[str, str]]:
+    """What torchrun gives each of ``number`` processes, for those that are started without its cost."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    runs = []
-    for rank in range(2):
-        environment = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": 2,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        runs.append(run.start(*arguments, folder=folder, env={name: str(value) for name, value in environment.items()}))
+    shared = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        {name: str(value) for name, value in {"RANK": rank, "LOCAL_RANK": rank, **shared}.items()}
+        for rank in range(number)
+    ]
+
+
+def group(run: Command, folder: Path, *arguments: str, number: int = 2) -> Run:
+    """Start processes and wait for them; rank 0's run."""
+    runs = [run.start(*arguments, folder=folder, env=environment) for environment in environments(number)]
     found = [run.wait(each) for each in runs]
-    assert found == [0, 0], "".join(each.output[-4000:] for each in runs)
+    assert found == [0] * number, "".join(each.output[-4000:] for each in runs)
     return runs[0]
 
 
@@ -135,13 +136,63 @@ def test_two_processes_that_stopped_within_an_epoch_go_on_as_if_they_had_not(
     run: Command, two: Run, tmp_path: Path
 ) -> None:
     arguments = (*SETTINGS, f"dataset.batch_size={PER_PROCESS}")
-    pair(run, tmp_path / "run", *arguments, "optimization.max_update=6")
+    group(run, tmp_path / "run", *arguments, "optimization.max_update=6")
     refused = run(*arguments, folder=tmp_path / "run", status=1)
     assert "was written by 2 processes in the middle of an epoch and there are 1 now" in refused.sentence
 
-    resumed = pair(run, tmp_path / "run", *arguments)
+    resumed = group(run, tmp_path / "run", *arguments)
     assert [int(values["num_updates"]) for values in resumed.logged()] == [7, 8]
     assert largest_difference(resumed.weights(), two.weights()) == 0
+
+
+def test_four_processes_end_with_the_weights_of_one_with_four_times_the_batch(run: Command, tmp_path: Path) -> None:
+    epoch = (*SETTINGS, "optimization.max_update=3")
+    one = run(*epoch, "dataset.batch_size=8")  # the last batch has three clips, for four processes
+    four = group(run, tmp_path / "four", *epoch, "dataset.batch_size=2", number=4)
+    assert largest_difference(one.weights(), four.weights()) < ROUNDING
+    assert four.scalars("loss") == pytest.approx(one.scalars("loss"), rel=1e-4)
+    assert four.scalars("bsz") == one.scalars("bsz")
+
+
+def test_two_processes_of_which_one_is_asked_to_stop_both_stop_and_go_on_as_if_not(
+    run: Command, tmp_path: Path
+) -> None:
+    long = (*SETTINGS, "dataset.batch_size=3", "optimization.max_update=50", "lr_scheduler.total_num_update=50",
+            "checkpoint.save_interval_updates=1000", "dataset.num_workers=1", "task.picture_interval_updates=0",
+            "dataset.validate_interval=1000", "model.dropout=0.1", "model.encoder_layerdrop=0.3")  # fmt: skip
+    whole = group(run, tmp_path / "whole", *long)
+    runs = [run.start(*long, folder=tmp_path / "run", env=environment) for environment in environments(2)]
+    run.wait_until(lambda: runs[0].num_updates() >= 2)
+    os.kill(runs[1].process, signal.SIGTERM)
+    assert [run.wait(each) for each in runs] == [0, 0]
+    assert "stopped by a signal to another process after update" in runs[0].output
+    assert "stopped by" not in runs[1].output
+    reached = runs[0].checkpoint()["optimizer_history"][-1]["num_updates"]
+    assert 2 <= reached < 50
+    resumed = group(run, tmp_path / "run", *long)
+    assert [int(values["num_updates"]) for values in resumed.logged()] == list(range(reached + 1, 51))
+    assert largest_difference(resumed.weights(), whole.weights()) == 0
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_no_two_processes_ever_read_the_same_crop(number: int, corpus: Corpus) -> None:
+    task = MaskedPretrainingTask(MaskedPretrainingConfig(seed=1, data=str(corpus.data), train_subset="train"))
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    seen = set()
+    for epoch in (1, 2):
+        read: list[int] = []
+        for rank in range(number):
+            task.dataset_to_epoch_iter.clear()
+            batches = task.get_batch_iterator(
+                dataset, max_sentences=2, num_shards=number, shard_id=rank, epoch=epoch, seed=1
+            ).ordered_batches(epoch, False, True)
+            refs = [ref for batch in batches for ref in batch]
+            read += [ref.row for ref in refs]
+            # where a crop begins, for a clip with much to spare
+            seen |= {(ref.epoch, ref.row, dataset._crop_start(10**9, ref)) for ref in refs}
+        assert sorted(read) == list(range(corpus.num_train))
+    assert len({start for _, _, start in seen}) == 2 * corpus.num_train
 
 
 def test_two_processes_without_a_launcher_are_a_plain_error_where_there_is_no_gpu(run: Command) -> None:
@@ -158,10 +209,14 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[float]] = []
-        monkeypatch.setattr(FairseqTask, "train_step", lambda *_: self.drawn.append(torch.rand(4).tolist()))
+        monkeypatch.setattr(FairseqTask, "train_step", self._step)
         monkeypatch.setattr(MaskedPretrainingTask, "_report_unreadable", lambda *_: None)
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         self.monkeypatch = monkeypatch
+
+    def _step(self, *_: object) -> tuple[float, int, dict[str, float]]:
+        self.drawn.append(torch.rand(4).tolist())
+        return 0.0, 1, {}
 
     def update(self, rank: int, number: int, batches: int) -> list[list[float]]:
         """The numbers of every batch of one update, seeded before as fairseq does."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from fairseq.file_io import PathManager
-
-from mae_ast_plugin.launch.repairs import make_copies_atomic
 
 if TYPE_CHECKING:
     from .conftest import Command, Run
@@ -68,6 +66,26 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
     assert_same_end(resumed, uninterrupted)
 
 
+def test_a_run_killed_while_it_starts_while_it_trains_and_while_it_saves_ends_the_same(
+    run: Command, uninterrupted: Run, tmp_path: Path
+) -> None:
+    """The short form of benchmarks/kills.py."""
+    folder = tmp_path / "run"
+    checkpoints = folder / "checkpoints"
+    for moment in ("start", "update", "save", "save"):
+        started = run.start(*RANDOM, "checkpoint.save_interval_updates=1", folder=folder)
+        if moment == "start":
+            run.wait_until(lambda started=started: "begin dry-run validation" in started.output)  # type: ignore[misc]
+        else:
+            run.wait_until(lambda started=started: started.num_updates() >= 3)  # type: ignore[misc]
+        end = time.monotonic() + 30
+        while moment == "save" and not any(checkpoints.glob("*.tmp")) and time.monotonic() < end:
+            pass  # it is there for some milliseconds
+        os.killpg(started.process, signal.SIGKILL)
+        assert run.wait(started) == -signal.SIGKILL
+    assert_same_end(run(*RANDOM, folder=folder), uninterrupted)
+
+
 def test_a_truncated_last_checkpoint_falls_back_to_the_newest_that_can_be_read(run: Command, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = run(*RANDOM, "optimization.max_update=9", "checkpoint.keep_interval_updates=2", folder=folder)
@@ -99,50 +117,3 @@ def test_a_run_killed_before_its_last_checkpoint_was_copied_goes_on_from_the_one
             path.unlink()
     resumed = run(folder=finished.folder)
     assert [int(values["num_updates"]) for values in resumed.logged()] == [3]
-
-
-# ---- copies of checkpoints
-
-
-@pytest.fixture
-def copy(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(PathManager, "copy", PathManager.copy)
-    make_copies_atomic()
-    return PathManager.copy
-
-
-def test_a_copy_that_is_interrupted_leaves_the_old_file_whole(
-    copy: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
-    source.write_bytes(b"new" * 1000)
-    target.write_bytes(b"old")
-
-    def half(_: str, to: str) -> None:
-        Path(to).write_bytes(b"new" * 500)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.copyfile", half)
-    with pytest.raises(KeyboardInterrupt):
-        PathManager.copy(str(source), str(target), overwrite=True)
-    assert target.read_bytes() == b"old"
-
-
-def test_a_copy_replaces_the_old_file_and_leaves_nothing_else(copy: object, tmp_path: Path) -> None:
-    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
-    source.write_bytes(b"new")
-    target.write_bytes(b"old")
-    assert not PathManager.copy(str(source), str(target))
-    assert target.read_bytes() == b"old"
-    assert PathManager.copy(str(source), str(target), overwrite=True)
-    assert target.read_bytes() == b"new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "new.pt"]
-
-
-def test_a_copy_that_left_half_a_file_behind_is_written_over(copy: object, tmp_path: Path) -> None:
-    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
-    source.write_bytes(b"new")
-    (tmp_path / "last.pt.tmp").write_bytes(b"half of something longer")
-    assert PathManager.copy(str(source), str(target), overwrite=True)
-    assert target.read_bytes() == b"new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "new.pt"]
