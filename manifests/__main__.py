@@ -28,29 +28,22 @@ from manifests import (
     tar,
 )
 
+MODULES = (
+    *(scan, librispeech, audioset, esc50, speechcommands, fsd50k),
+    *(tar, hdf5, pack, convert, merge, split),
+    *(check, stats, doctor),
+)
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and give its exit code, 0 or what it says; a mistake of the user is one sentence and 2."""
-    parser = argparse.ArgumentParser(prog="manifests", description="Build the lists of clips that training reads.")
+    parser = argparse.ArgumentParser(
+        prog="python -m manifests", description="Build the lists of clips that training reads."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (
-        scan,
-        check,
-        stats,
-        doctor,
-        tar,
-        pack,
-        hdf5,
-        merge,
-        split,
-        librispeech,
-        audioset,
-        esc50,
-        speechcommands,
-        fsd50k,
-        convert,
-    ):
-        command.add_parser(commands)
+    for module in COMMANDS.values():
+        module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0

@@ -107,7 +107,7 @@ def _measure(corpus: Corpus, out: Path, options: argparse.Namespace) -> Measured
     """Decode this machine's share of the clips."""
     clips, reasons = np.zeros(len(corpus), CLIP), dict[int, str]()
     blocks = corpus.blocks(options.shard)
-    with jobs.Journal(out / ".check.journal", ["check", options.shard]) as journal:
+    with jobs.Journal(out / ".check.journal", ["check", corpus.contents(), options.shard]) as journal:
         results = jobs.each(
             measure_block,
             list(blocks),

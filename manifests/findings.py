@@ -109,7 +109,7 @@ def _of_repetition(corpus: Corpus, clips: NDArray[np.void]) -> list[Finding]:
     same_file = _originals(clips["path"][:, None], rank, measured)
     readable = (clips["state"] == AUDIO) | (clips["state"] == FEATURES)
     # constant clips of a length are all alike, and found as silent
-    with_content = np.flatnonzero(readable & ~_constant(clips) & (same_file < 0))
+    with_content = np.flatnonzero(readable & ~_constant(clips))
     same_samples = _originals(clips["content"], rank, with_content)
     original = np.where(same_file >= 0, same_file, same_samples)
     rows = np.flatnonzero(original >= 0)

@@ -6,7 +6,7 @@ of them stop behind the same one.
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import threading
@@ -37,8 +37,9 @@ class _Requests:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: note the first, end at once at a later one, pass both on to training processes."""
         now = time.monotonic()
-        for child in multiprocessing.active_children():
-            if not child.daemon and child.pid:  # not a worker that loads data
+        # not active_children(), which would clear away dead workers before the loader can tell of them
+        for child in list(multiprocessing.process._children):  # type: ignore[attr-defined]
+            if not child.daemon and child.is_alive():  # not a worker that loads data
                 os.kill(child.pid, number)
         if self.first is None:
             self.first = (number, now)

@@ -183,6 +183,22 @@ def test_digital_silence_with_an_offset_is_no_duplicate_of_others(splits: Splits
     assert [row[3] for row in splits.found()] == ["silent"] * 3
 
 
+def test_the_same_samples_at_another_rate_are_another_clip(splits: Splits) -> None:
+    samples, _ = soundfile.read(splits.path("valid41.wav"), dtype="int16")
+    soundfile.write(splits.path("slow.wav"), samples, RATE // 2)
+    splits.list("valid", "slow.wav", LENGTH, RATE // 2)
+    assert splits.check() == 0
+
+
+def test_minus_zero_is_zero(splits: Splits) -> None:
+    samples = noise(99).astype(np.float32)
+    for name, zero in (("a.wav", 0.0), ("b.wav", -0.0)):
+        samples[5] = zero
+        splits.add("valid", name, samples, "FLOAT")
+    splits.check()
+    assert [row[2:4] for row in splits.found()] == [["b.wav", "duplicate"]]
+
+
 def test_a_peak_that_is_normalised_to_full_scale_is_not_clipped(splits: Splits) -> None:
     tone = np.sin(2 * np.pi * 440 / RATE * np.arange(LENGTH))
     splits.add("train", "tone.wav", tone / np.abs(tone).max())
@@ -371,7 +387,7 @@ def test_a_part_that_is_missing_is_named(splits: Splits, capsys: pytest.CaptureF
 
 def test_parts_of_other_manifests_are_refused(splits: Splits, capsys: pytest.CaptureFixture[str]) -> None:
     splits.check("part")
-    splits.rows["train"].pop()
+    splits.rows["train"].reverse()
     assert splits.check("out", "--merge", str(splits.folder / "part")) == 2
     assert "was made of other manifests" in capsys.readouterr().err
 

@@ -32,6 +32,11 @@ def test_percentiles_are_those_of_numpy(seconds: list[float], percent: int) -> N
     assert Durations.of(np.array(seconds)).percentile(percent) == pytest.approx(expected)
 
 
+def test_a_percentile_is_not_the_next_one_by_rounding() -> None:
+    hundred = Durations.of(np.arange(1, 101) / 100)
+    assert [hundred.percentile(percent) for percent in range(1, 101)] == [percent / 100 for percent in range(1, 101)]
+
+
 @settings(deadline=None, max_examples=50)
 @given(SECONDS)
 def test_every_clip_is_in_one_bar(seconds: list[float]) -> None:

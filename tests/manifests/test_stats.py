@@ -101,6 +101,12 @@ def test_the_number_of_processes_changes_no_bit(manifest: Path) -> None:
     assert stats(manifest, "one.json") == stats(manifest, "two.json", "--jobs", "2")
 
 
+def test_it_does_not_matter_which_clips_are_done_first(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, each = stats(manifest), jobs.each
+    monkeypatch.setattr(jobs, "each", lambda *things, **options: reversed(list(each(*things, **options))))
+    assert stats(manifest) == found
+
+
 def test_the_parts_of_several_machines_are_the_whole(manifest: Path) -> None:
     parts = [f"part{number}.json" for number in (1, 2)]
     sizes = [stats(manifest, part, "--shard", f"{number}/2")["clips"] for number, part in enumerate(parts, start=1)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +95,54 @@ def test_every_parameter_has_a_gradient_in_every_update(
         (loss / size).backward()
         assert [name for name, parameter in trained.items() if parameter.grad is None] == []
         assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in trained.values())
+
+
+RANK = """
+import sys, torch
+from torch import distributed, nn
+from mae_ast_plugin.nn.transformer import Transformer, TransformerSettings
+
+rank, meeting = int(sys.argv[1]), sys.argv[2]
+torch.manual_seed(1)
+stack = Transformer(TransformerSettings(num_layers=4, dim=8, ffn_dim=12, num_heads=2, layer_drop=0.5)).train()
+inputs = torch.randn(3, 2, 2, 5, 8)  # of three updates, for two processes
+
+class Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stack = stack
+    def forward(self, x):
+        return self.stack(x).last
+
+def gradients(model, update, part):
+    torch.manual_seed(10 * update + part)  # the processes drop different layers
+    stack.zero_grad()
+    model(inputs[update, part]).square().sum().backward()
+    return [parameter.grad.clone() for parameter in stack.parameters()]
+
+alone = [[gradients(Last(), update, part) for part in range(2)] for update in range(3)]
+distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+wrapped = nn.parallel.DistributedDataParallel(Last(), find_unused_parameters=False)
+for update in range(3):
+    for found, one, other in zip(gradients(wrapped, update, rank), *alone[update]):
+        torch.testing.assert_close(found, (one + other) / 2)
+dropped = [[not any(g.any() for g in each[:12]) for each in update] for update in alone]
+print(dropped)
+"""
+
+
+def test_two_processes_that_drop_different_layers_have_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", RANK, str(rank), str(tmp_path / "meeting")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors[-3000:]
+        assert "[True, False]" in output or "[False, True]" in output  # the first layer, in one process alone
