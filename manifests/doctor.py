@@ -105,5 +105,12 @@ def verdict(measured: Measured, workers_set: int) -> Iterator[str]:
         clips_a_second = 1 / step
         yield f"The training step limits: it takes {1 / step:.1f} clips/s, and a worker reads {1 / read:.1f}."
     yield f"Set dataset.num_workers={workers} (the recipe has {workers_set})."
-    hours = measured.num_clips / clips_a_second / 3600
-    yield f"An epoch of {measured.num_clips} clips takes about {hours:.2g} hours at {clips_a_second:.1f} clips/s."
+    epoch = _readable(measured.num_clips / clips_a_second)
+    yield f"An epoch of {measured.num_clips} clips takes about {epoch} at {clips_a_second:.1f} clips/s."
+
+
+def _readable(seconds: float) -> str:
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"

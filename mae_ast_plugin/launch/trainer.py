@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from mae_ast_plugin.nn.normalization import InputNorm
 
 logger = logging.getLogger(__name__)
 MAX_SKIPPED = 10  # in a row, for tasks that do not say
+CRASH = "crash.pt"
 
 
 class NotFiniteError(Exception):
@@ -112,6 +114,10 @@ class SteadyTrainer(Trainer):
         return logged
 
     # ---- checkpoints
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
+        """Save; not what the engine calls crash.pt, which has no place in the data, so that no run can go on from it."""
+        return None if os.path.basename(filename) == CRASH else super().save_checkpoint(filename, extra_state)
 
     def state_dict(self) -> dict[str, Any]:
         """Add what this trainer counts to what the engine stores."""

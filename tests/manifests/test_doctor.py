@@ -38,7 +38,7 @@ def test_where_the_step_limits_there_are_workers_enough() -> None:
     said = words(measured())
     assert "The training step limits: it takes 400.0 clips/s, and a worker reads 100.0." in said
     assert "Set dataset.num_workers=5 (the recipe has 6)." in said
-    assert "An epoch of 144000 clips takes about 0.1 hours at 400.0 clips/s." in said
+    assert "An epoch of 144000 clips takes about 6.0 minutes at 400.0 clips/s." in said
 
 
 def test_where_reading_limits_all_cores_work_and_the_mend_is_said() -> None:
@@ -46,14 +46,15 @@ def test_where_reading_limits_all_cores_work_and_the_mend_is_said() -> None:
     assert "Reading limits: the 2 cores read 200.0 clips/s, the step would take 400.0." in said
     assert "python -m manifests pack" in said
     assert "Set dataset.num_workers=2" in said
-    assert "about 0.2 hours at 200.0 clips/s" in said
+    assert "about 12.0 minutes at 200.0 clips/s" in said
 
 
 def test_on_the_cpu_reading_and_step_share_the_cores() -> None:
     said = words(measured(device="cpu", cores=2, steps={4: 0.06}))
     assert "The training step limits: step and workers share the 2 cores, of whose time reading takes 25%." in said
     assert "Set dataset.num_workers=1" in said
-    assert "at 50.0 clips/s" in said
+    assert "about 48.0 minutes at 50.0 clips/s" in said
+    assert "about 4.0 hours at 50.0" in words(measured(device="cpu", cores=2, steps={4: 0.06}, num_clips=720_000))
     assert words(measured(device="cpu", cores=2, steps={4: 0.01})).startswith("Reading limits")
 
 

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
 from mae_ast_plugin.errors import PlainError
@@ -123,6 +124,23 @@ def test_no_skipped_update_may_be_allowed(make_trainer: Callable[..., Made]) -> 
     trainer, batches = make_trainer("task.max_skipped_updates=0")
     with pytest.raises(PlainError, match=r"task\.max_skipped_updates=0; lower optimization\.lr"):
         trainer.train_step([poisoned(batches[0])])
+
+
+def test_an_error_leaves_no_checkpoint_that_no_run_could_go_on_from(
+    make_trainer: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer, batches = make_trainer()
+
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(FairseqTask, "train_step", fails)
+    longest = max(batches[0]["net_input"]["lengths"])
+    with pytest.raises(PlainError) as raised:
+        trainer.train_step([batches[0]])
+    assert f"a batch of 4 clips of up to {longest} samples does not fit into the GPU's memory" in str(raised.value)
+    assert "lower dataset.max_tokens or dataset.batch_size, or set model.checkpoint_activations" in str(raised.value)
+    assert not list(tmp_path.glob("*.pt"))
 
 
 # ---- in a run

@@ -105,6 +105,17 @@ def test_a_run_that_is_stopped_while_it_saves_ends_that_save_first(
     assert_same_end(run(*LONG, folder=folder), uninterrupted)
 
 
+def test_workers_leave_the_signals_to_their_parent(run: Command) -> None:
+    started = run.start(*LONG, "dataset.num_workers=2")
+    run.wait_until(lambda: started.num_updates() >= 2)
+    workers = Path(f"/proc/{started.process}/task/{started.process}/children").read_text().split()
+    assert len(workers) >= 2
+    for worker in workers:
+        os.kill(int(worker), signal.SIGTERM)
+    assert run.wait(started) == 0, started.output[-3000:]
+    assert started.num_updates() == UPDATES
+
+
 def test_a_request_before_the_first_update_is_kept_for_it(run: Command, tmp_path: Path) -> None:
     started = run.start(*LONG)
     run.wait_until(lambda: "model: MaskedAutoencoderModel" in started.output)
@@ -161,7 +172,11 @@ stopping.SAME_REQUEST = 0.2
 with stopping.listening():
     child = os.fork() if sys.argv[1] == "fork" else 0
     print(child, flush=True)
-    time.sleep(20)
+    try:
+        time.sleep(20)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -220,9 +235,11 @@ def test_a_process_that_started_training_processes_passes_the_signal_on(tmp_path
 def test_a_worker_obeys_its_parent_alone() -> None:
     started, worker = program("fork")
     with started:
-        time.sleep(0.2)
+        assert started.stdout
         os.kill(worker, signal.SIGTERM)
         time.sleep(0.2)
         assert "zombie" not in Path(f"/proc/{worker}/status").read_text()
-        started.kill()
-        os.kill(worker, signal.SIGKILL)
+        began = time.monotonic()
+        started.send_signal(signal.SIGINT)  # upon which it ends its worker
+        assert int(started.stdout.readline()) == 0
+        assert time.monotonic() - began < 10
