@@ -9,6 +9,7 @@ that draws numbers is on: crops, masks, dropout, layer drop, workers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -28,7 +29,7 @@ import torch
 
 from manifests.__main__ import main as manifests
 
-KINDS = ("start-up", "update", "save", "save")
+KINDS = ("start-up", "update", "save")  # in turns
 UPDATES_PER_KILL = 8  # a start is killed within so many, so that there is something left for the last kill
 SETTINGS = (
     "dataset.num_workers=2",
@@ -37,7 +38,7 @@ SETTINGS = (
     "dataset.validate_interval_updates=20",
     "task.max_sample_size=9000",
     "task.picture_interval_updates=0",
-    "checkpoint.save_interval_updates=2",
+    "checkpoint.save_interval_updates=3",
     "checkpoint.keep_interval_updates=2",
     "common.log_interval=1",
     "lr_scheduler.warmup_updates=10",
@@ -48,19 +49,24 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the run: its process, its folder, what it prints."""
+    """One start of the run: its process, its folder, what it prints, the time of day when it began."""
 
     process: subprocess.Popen[bytes]
     folder: Path
     printed: Path
+    began: float
 
     def num_updates(self) -> int:
         """Updates that this start has told of."""
         return len(re.findall(rb'"num_updates": "\d+".*"train_wall"', self.printed.read_bytes()))
 
     def saves(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any((self.folder / "checkpoints").glob("*.tmp"))
+        """Whether a checkpoint is being written; what an earlier start left half written does not count."""
+        for path in (self.folder / "checkpoints").glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # it was whole before we looked
+                if path.stat().st_mtime > self.began:
+                    return True
+        return False
 
     def lives(self) -> bool:
         return self.process.poll() is None
@@ -87,7 +93,7 @@ def start(data: Path, folder: Path, printed: Path, num_updates: int) -> Start:
     """Start the run, or start it again; the command is always the same."""
     program = str(Path(sys.executable).with_name("fairseq-hydra-train"))
     settings = (*SETTINGS, f"task.data={data}", f"hydra.run.dir={folder}", f"optimization.max_update={num_updates}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment, began = {**os.environ, "OMP_NUM_THREADS": "1"}, time.time()
     with open(printed, "wb") as output:
         process = subprocess.Popen(
             [program, "--config-name", "mae_ast_tiny", *settings],
@@ -96,7 +102,7 @@ def start(data: Path, folder: Path, printed: Path, num_updates: int) -> Start:
             env=environment,
             start_new_session=True,  # a group of its own, so that its workers can be killed with it
         )
-    return Start(process, folder, printed)
+    return Start(process, folder, printed, began)
 
 
 def finish(begun: Start) -> None:
@@ -131,7 +137,7 @@ def kills(data: Path, folder: Path, number: int, seed: int, num_updates: int, st
     draw = random.Random(seed)
     for index in range(number):
         begun = start(data, folder / "killed", folder / f"start{index}.txt", num_updates)
-        fell = kill_at_random(begun, draw.choice(KINDS), draw, startup)
+        fell = kill_at_random(begun, KINDS[index % len(KINDS)], draw, startup)
         if fell is None:
             finish(begun)  # which says what went wrong, if that is why it had ended
             return

@@ -16,8 +16,9 @@ from torch import Tensor
 from mae_ast_plugin.containers import CONFIG, CheckpointError, read_container, read_folder, write_folder
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of, tokens_of
+from mae_ast_plugin.methods.limits import network_problems
 from mae_ast_plugin.methods.method import Foreign, methods, trained_with
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, network_problems
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 from mae_ast_plugin.nn.normalization import FixedNorm
 from mae_ast_plugin.nn.positions import resize_grid

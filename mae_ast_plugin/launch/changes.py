@@ -18,7 +18,7 @@ EPOCH_AGAIN = "set checkpoint.reset_dataloader=true, once, to begin that epoch a
 OF_BATCHES = {
     "common": ("seed",),
     "dataset": ("batch_size", "max_tokens", "required_batch_size_multiple", "train_subset", "curriculum"),
-    "task": ("max_sample_size", "min_sample_size", "max_keep_size", "pad_audio"),
+    "task": ("max_sample_size", "min_sample_size", "max_keep_size", "pad_audio", "cut", "sample_rate"),
 }
 # Sections whose other values shape what is learned; the run goes on with new ones, and says so.
 TOLD = ("task", "model", "criterion", "optimization", "lr_scheduler", "optimizer")

@@ -22,7 +22,8 @@ from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import check_checkpoints
 from mae_ast_plugin.launch.repairs import forget_earlier_runs, repair_engine
 from mae_ast_plugin.launch.saving import check_writable
-from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, check, from_mapping
+from mae_ast_plugin.methods.limits import check
+from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, from_mapping
 
 logger = logging.getLogger(__name__)
 

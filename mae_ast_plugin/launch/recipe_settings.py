@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.recipes import find_config, recipe_folder
-from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, check, from_mapping
+from mae_ast_plugin.methods.limits import check
+from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, from_mapping
 
 ENGINE = "fairseq_config"  # the trainer's own defaults, which the sections below do not depend on
 BATCHES = ("max_tokens", "batch_size", "required_batch_size_multiple", "num_workers")  # of ``dataset.*``

@@ -7,6 +7,7 @@ import multiprocessing
 from functools import wraps
 from typing import Any
 
+import torch
 from fairseq import checkpoint_utils
 from fairseq.logging import progress_bar
 from fairseq_cli import train
@@ -60,6 +61,8 @@ def _save_and_stop(settings: Any, trainer: SteadyTrainer, epoch_itr: Any) -> Non
             "from there",
             flush=True,
         )
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # launchers may take it ill when some processes end long before the one that saves
     raise Stopped
 
 

@@ -39,7 +39,8 @@ class SteadyTrainer(Trainer):
         super().__init__(cfg, task, model, criterion, quantizer)
         self.skipped_updates = 0  # of the whole run
         self.skipped_in_a_row = 0
-        self._stop_votes: Tensor | None = None
+        self._stop_votes: Tensor | None = None  # of all processes, on the device
+        self._stop_agreed = False
         norms = [module for module in model.modules() if isinstance(module, InputNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         # the engine would begin with epoch 1 again, and forget what the task has counted
@@ -68,6 +69,7 @@ class SteadyTrainer(Trainer):
     def clip_grad_norm(self, clip_norm: float) -> Tensor:
         """Clip, and refuse what is not finite; all processes have the same gradients here, and judge alike."""
         norm = super().clip_grad_norm(clip_norm).cpu()  # the engine waits for this number too, and now only once
+        self._count_votes()
         if not torch.isfinite(norm).all():
             raise NotFiniteError
         return norm
@@ -95,7 +97,12 @@ class SteadyTrainer(Trainer):
         """Whether any process was asked to stop, as all of them have heard with the numbers of their last step."""
         if self.data_parallel_world_size == 1:
             return stop_requested()
-        return self._stop_votes is not None and bool(self._stop_votes > 0)
+        return self._stop_agreed
+
+    def _count_votes(self) -> None:
+        """Read the votes, where the device has just been waited for anyway."""
+        if self._stop_votes is not None:
+            self._stop_agreed = bool(self._stop_votes > 0)
 
     def _aggregate_logging_outputs(
         self, logging_outputs: list[dict[str, Any]], *extra_stats_to_sum: Any, ignore: bool = False
@@ -103,12 +110,13 @@ class SteadyTrainer(Trainer):
         outputs, sums = super()._aggregate_logging_outputs(
             logging_outputs, *extra_stats_to_sum, float(stop_requested()), ignore=ignore
         )
-        self._stop_votes = sums[-1]  # read later, when the device has been waited for anyway
+        self._stop_votes = sums[-1]
         return outputs, sums[:-1]
 
     def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
         """Validate one batch; ValidationCutError when it is time to stop instead."""
         logged = super().valid_step(sample, raise_oom)
+        self._count_votes()
         if self.stop_agreed():
             raise ValidationCutError
         return logged
@@ -116,7 +124,7 @@ class SteadyTrainer(Trainer):
     # ---- checkpoints
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
-        """Save; not what the engine calls crash.pt, which has no place in the data, so that no run can go on from it."""
+        """Save; but not what the engine calls crash.pt, which lacks the place in the data: no run can go on from it."""
         return None if os.path.basename(filename) == CRASH else super().save_checkpoint(filename, extra_state)
 
     def state_dict(self) -> dict[str, Any]:

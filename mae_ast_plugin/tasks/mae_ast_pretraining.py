@@ -23,7 +23,8 @@ from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.repairs import repair_engine
 from mae_ast_plugin.launch.rows import record_rows
 from mae_ast_plugin.methods.build import frontend_of, tokens_of
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, check, from_mapping, idle_settings, setting
+from mae_ast_plugin.methods.limits import check, idle_settings
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, from_mapping, setting
 from mae_ast_plugin.nn.noise import combine
 from mae_ast_plugin.tasks._pictures import PictureWriter
 from mae_ast_plugin.tasks._precision import announce_precision

@@ -17,8 +17,8 @@ from mae_ast_plugin.checkpoint import CheckpointError
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.dasheng import METHOD
+from mae_ast_plugin.methods.limits import network_problems, problems
 from mae_ast_plugin.methods.method import Foreign, methods
-from mae_ast_plugin.methods.settings import network_problems, problems
 from mae_ast_plugin.nn.masking import MaskRequest, MaskSettings, group_mask
 
 Shapes = dict[str, tuple[int, ...]]

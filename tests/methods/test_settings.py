@@ -7,15 +7,8 @@ from dataclasses import fields
 import pytest
 
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.methods.settings import (
-    CriterionSettings,
-    ModelSettings,
-    TaskSettings,
-    check,
-    from_mapping,
-    idle_settings,
-    problems,
-)
+from mae_ast_plugin.methods.limits import check, idle_settings, problems
+from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, from_mapping
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "criterion": CriterionSettings}
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mae_ast_plugin.errors import PlainError
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, idle_settings, problems
+from mae_ast_plugin.methods.limits import idle_settings, problems
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.methods.statistics import TABLES, read_statistics
 
 

@@ -238,12 +238,12 @@ class Command:
         """Wait for the end of a run; its exit status, negative for a signal."""
         return self._ask(wait=run.process, seconds=seconds)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60, every: float = 0.02) -> None:
         """Wait for something that a run does."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.02)
+            time.sleep(every)
 
     def __call__(self, *arguments: str, status: int = 0, **options: Any) -> Run:
         """Run to the end and compare the exit status."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, problems
+from mae_ast_plugin.methods.limits import problems
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.models.mae_ast import MaskedAutoencoderModel
 
 MODEL = ModelSettings(

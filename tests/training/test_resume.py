@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -66,6 +67,15 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
     assert_same_end(resumed, uninterrupted)
 
 
+def is_saving(folder: Path, since: float) -> bool:
+    """Whether a checkpoint is half written, by a start of the run that was at work at the time ``since``."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was whole before we looked
+            if path.stat().st_mtime > since:
+                return True
+    return False
+
+
 def test_a_run_killed_while_it_starts_while_it_trains_and_while_it_saves_ends_the_same(
     run: Command, uninterrupted: Run, tmp_path: Path
 ) -> None:
@@ -78,9 +88,9 @@ def test_a_run_killed_while_it_starts_while_it_trains_and_while_it_saves_ends_th
             run.wait_until(lambda started=started: "begin dry-run validation" in started.output)  # type: ignore[misc]
         else:
             run.wait_until(lambda started=started: started.num_updates() >= 3)  # type: ignore[misc]
-        end = time.monotonic() + 30
-        while moment == "save" and not any(checkpoints.glob("*.tmp")) and time.monotonic() < end:
-            pass  # it is there for some milliseconds
+        if moment == "save":
+            now = time.time()
+            run.wait_until(lambda now=now: is_saving(checkpoints, now), every=0)  # type: ignore[misc]
         os.killpg(started.process, signal.SIGKILL)
         assert run.wait(started) == -signal.SIGKILL
     assert_same_end(run(*RANDOM, folder=folder), uninterrupted)
