@@ -27,7 +27,7 @@ bench-setup: setup  ## the programs the speed benchmarks compare with
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps s3prl==0.4.18 torchaudio
 
 bench: bench-setup  ## speed, side by side with other programs; nothing else should run meanwhile
-	@cd benchmarks && for name in fbank masks step manifest; do ../$(BIN)/python $$name.py; done
+	@cd benchmarks && for name in fbank masks step manifest loader; do ../$(BIN)/python $$name.py; done
 
 clean:
 	rm -rf .venv build dist *.egg-info demo runs

@@ -514,13 +514,20 @@ def test_the_benchmark_of_learning_takes_its_data_as_printed(
     assert "--data" in capsys.readouterr().out
 
 
+@runs("python benchmarks/kills.py")
+def test_the_benchmark_of_kills_runs_as_printed(shell: Shell, repository: Path) -> None:
+    (shell.folder / "benchmarks").symlink_to(repository / "benchmarks")
+    printed = shell("python benchmarks/kills.py --kills 1")
+    assert "bit-identical to the run without a break" in printed
+
+
 def test_the_benchmarks_of_speed_exist_and_start(
     benchmarks: Path, readme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = re.findall(r"^- (`benchmarks/.*) measure speed", readme, re.MULTILINE)
     named = [Path(name).name for name in re.findall(r"`([^`]+)`", line)]
-    assert named == ["fbank.py", "masks.py", "step.py", "embed.py", "manifest.py"]
-    for name in named:  # fbank, step and embed need programs that only `make bench-setup` installs
+    assert named == ["fbank.py", "masks.py", "step.py", "embed.py", "loader.py", "manifest.py", "check.py"]
+    for name in named:  # fbank, step, embed and loader need programs that only `make bench-setup` installs
         assert callable(runpy.run_path(str(benchmarks / name), run_name="benchmark")["main"])
     runpy.run_path(str(benchmarks / "masks.py"), run_name="__main__")
     assert capsys.readouterr().out.count("loop with sets") == 2
