@@ -531,7 +531,7 @@ def test_the_benchmarks_of_speed_exist_and_start(
         assert callable(runpy.run_path(str(benchmarks / name), run_name="benchmark")["main"])
     runpy.run_path(str(benchmarks / "masks.py"), run_name="__main__")
     assert capsys.readouterr().out.count("loop with sets") == 2
-    monkeypatch.setattr(sys, "argv", ["manifest.py", "--rows", "1000", "--runs", "1"])
+    monkeypatch.setattr(sys, "argv", ["manifest.py", "--rows", "1000", "--runs", "1", "--scan", "20"])
     runpy.run_path(str(benchmarks / "manifest.py"), run_name="__main__")
     assert "s to load (median of 1)" in capsys.readouterr().out
 
