@@ -16,6 +16,7 @@ def test_every_recipe_is_read_as_the_trainer_composes_it() -> None:
     configs = pytest.importorskip("fairseq.dataclass.configs")
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     import mae_ast_plugin.models.mae_ast
@@ -23,6 +24,7 @@ def test_every_recipe_is_read_as_the_trainer_composes_it() -> None:
 
     ConfigStore.instance().store(name="fairseq_config", node=configs.FairseqConfig)
     overrides = ["task.data=x", "model.dropout=0.25"]
+    GlobalHydra.instance().clear()  # another test of this process may have left its own
     with hydra.initialize_config_dir(str(recipe_folder()), version_base=None):
         for name in recipe_names([recipe_folder()]):
             composed, found = hydra.compose(name, overrides), recipe_settings(name, overrides)

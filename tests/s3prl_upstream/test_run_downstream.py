@@ -50,7 +50,10 @@ def test_our_configurations_and_options_have_short_names() -> None:
     [
         ("-m train -d emotion -n x", "there is no configuration of emotion, and s3prl's package brings none; give -c"),
         ("-m train -d emotion -c ear", "ear: there is no such file, and ours are er, er_finetune, ks,"),
-        ("-m train -d emotion -c er -g wide", "wide: there is no such file, and ours are decoder, flat, join, mean"),
+        (
+            "-m train -d emotion -c er -g wide",
+            "wide: there is no such file, and ours are dasheng, decoder, flat, join, mae_ast,",
+        ),
     ],
 )
 def test_what_is_no_file_and_no_name_is_one_sentence(line: str, sentence: str) -> None:

@@ -131,7 +131,7 @@ def test_a_run_that_keeps_nothing_says_so(run: Command) -> None:
 
 
 def test_ctrl_c_ends_in_one_sentence_and_the_status_that_shells_know(run: Command) -> None:
-    started = run.start(*LONG, "dataset.num_workers=1")
+    started = run.start(*LONG, "dataset.num_workers=1", "optimization.max_update=5000")  # long enough to be interrupted
     run.wait_until(lambda: started.num_updates() >= 2)
     os.killpg(started.process, signal.SIGINT)
     assert run.wait(started) == 130
@@ -229,7 +229,7 @@ def test_a_process_that_started_training_processes_passes_the_signal_on(tmp_path
     with started:
         assert started.stdout and int(started.stdout.readline()) > 0
         started.terminate()
-        assert started.wait(10) == 7
+        assert started.wait(60) == 7
 
 
 def test_a_worker_obeys_its_parent_alone() -> None:
