@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("omegaconf")
@@ -12,7 +14,7 @@ from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, from_mapping
 
 
-def test_every_recipe_is_read_as_the_trainer_composes_it() -> None:
+def test_every_recipe_is_read_as_the_trainer_composes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = pytest.importorskip("fairseq.dataclass.configs")
     import hydra
     from hydra.core.config_store import ConfigStore
@@ -25,6 +27,7 @@ def test_every_recipe_is_read_as_the_trainer_composes_it() -> None:
     ConfigStore.instance().store(name="fairseq_config", node=configs.FairseqConfig)
     overrides = ["task.data=x", "model.dropout=0.25"]
     GlobalHydra.instance().clear()  # another test of this process may have left its own
+    monkeypatch.setattr(sys, "argv", ["compose"])  # where the trainer is loaded, our Hydra plugin reads its arguments
     with hydra.initialize_config_dir(str(recipe_folder()), version_base=None):
         for name in recipe_names([recipe_folder()]):
             composed, found = hydra.compose(name, overrides), recipe_settings(name, overrides)
