@@ -102,7 +102,7 @@ class MaskedPretrainingTask(FairseqTask):
             pad_to_widths=self.pad_to_widths,
         )
         logger.info(
-            f"{split}: {len(dataset)} of {len(manifest)} clips, "
+            f"{split}: {len(dataset)} {'' if dataset.pieces is None else 'pieces '}of {len(manifest)} clips, "
             f"{dataset.sizes.sum() / self.settings.sample_rate / 3600:.2f} "
             f"hours ({dataset.num_short} too short, {dataset.num_long} too long)"
         )
