@@ -88,7 +88,7 @@ class ZipArchive:
             return _part(self._file, self._begin(info), info.file_size)
         try:
             return io.BytesIO(self._archive.read(info))
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # zipfile's own word for a compression that it does not know
             raise ContainerError(
                 f"the member is packed in an unknown way ({error}): pack the zip file again"
             ) from error
