@@ -138,6 +138,8 @@ def regridded(checkpoint: Checkpoint, stride_time: int, stride_chan: int, num_fr
     model = replace(checkpoint.model, ast_kernel_stride_time=stride_time, ast_kernel_stride_chan=stride_chan)
     tokens = tokens_of(model, checkpoint.task.feature_dim * (3 if checkpoint.task.deltas else 1))
     columns, state = tokens.num_time(num_frames), dict(checkpoint.state)
+    if model.stage_layers:  # the network sees whole windows only
+        return replace(checkpoint, model=replace(model, window_columns=columns))
     table = state.get(GRID_TABLE)
     if table is not None:
         state[GRID_TABLE] = resize_grid(table, columns, tokens.num_chan)

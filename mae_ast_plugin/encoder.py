@@ -69,7 +69,8 @@ class AudioEncoder(nn.Module):
     ``batch_seconds`` of audio, so that memory does not grow with the number of clips but for the result itself.
 
     ``columns`` says what becomes of the C patches of one time step: ``join`` (side by side, W = C D), ``mean`` (their
-    average, W = D) or ``flat`` (a step each, low frequency first, W = D). ``precision`` bfloat16 computes with
+    average, W = D) or ``flat`` (a step each, low frequency first, W = D); a network that merges patches from layer to
+    layer has ``join`` only, and repeats what it has for several columns. ``precision`` bfloat16 computes with
     autocast; results are float32.
     """
 
@@ -88,6 +89,11 @@ class AudioEncoder(nn.Module):
         for name, value, choices in (("columns", columns, tuple(COLUMNS)), ("precision", precision, PRECISIONS)):
             if value not in choices:
                 raise PlainError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        if not network.splits_columns and columns != "join":
+            raise PlainError(
+                f"columns is {columns!r}; patches of this network are merged from stage to stage, so that only all of "
+                "a column together have states (join)"
+            )
         for name, seconds in (("window_seconds", window_seconds), ("batch_seconds", batch_seconds)):
             if not isinstance(seconds, int | float) or not seconds > 0:
                 raise PlainError(f"{name} is {seconds!r}; it must be more than 0")

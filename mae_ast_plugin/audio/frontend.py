@@ -74,24 +74,29 @@ class KaldiFrames(nn.Module):
             )
         return waveforms.unfold(-1, self.window_size, self.hop)
 
-    def power(self, waveforms: Tensor) -> Tensor:
-        """Map waveforms (B, S) to the power spectrum of their frames (B, T, fft_size // 2 + 1)."""
-        waveforms = waveforms.float()
+    def frames(self, waveforms: Tensor, out: Tensor | None = None) -> Tensor:
+        """Cut waveforms (B, S) into frames less their mean, pre-emphasised and windowed (B, T, window - 1).
+
+        ``out`` of this shape is filled where it is given.
+        """
         # Pre-emphasis of a frame without its mean m is that of the waveform less (1 - a) m: done once for the waveform
         # instead of for every overlapping frame. A frame's first sample, which has no predecessor, meets the window's
         # zero; it is left out, and a frame that begins a sample later has the same power.
         shift = self.raw_frames(waveforms).mean(dim=-1, keepdim=True) * (1 - PREEMPHASIS)
         emphasised = torch.sub(waveforms[..., 1:], waveforms[..., :-1], alpha=PREEMPHASIS)
-        frames = emphasised.unfold(-1, self.window_size - 1, self.hop) - shift
-        spectrum = torch.fft.rfft(frames.mul_(self.window[1:]), n=self.fft_size)
+        return torch.sub(emphasised.unfold(-1, self.window_size - 1, self.hop), shift, out=out).mul_(self.window[1:])
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """Map waveforms (B, S) to the power spectrum of their frames (B, T, fft_size // 2 + 1)."""
+        spectrum = torch.fft.rfft(self.frames(waveforms.float()), n=self.fft_size)
         return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
 
 
 class KaldiFbank(KaldiFrames):
     """Log-mel filter bank energies, natural logarithm, floored at float32's epsilon (B, S) -> (B, T, num_mel_bins)."""
 
-    CPU_BLOCK_FRAMES = 1000  # ten seconds: what a processor's cache holds; a GPU takes the whole batch at once
-    NUM_BANDS = 4
+    CPU_BLOCK_FRAMES = 2000  # twenty seconds: what a processor's cache holds; a GPU takes the whole batch at once
+    NUM_BANDS = 8
 
     def __init__(
         self, num_mel_bins: int = 128, sample_rate: int = 16000, window: Callable[[int], Tensor] = povey_window
@@ -99,27 +104,41 @@ class KaldiFbank(KaldiFrames):
         super().__init__(sample_rate, window=window)
         self.num_features = num_mel_bins
         self.filters: Tensor
-        filters = kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate)
+        # Rows twice: the squares of real and imaginary parts lie side by side, and the matrix product also adds them.
+        filters = kaldi_mel_filters(num_mel_bins, self.fft_size, sample_rate).repeat_interleave(2, dim=0)
         self.register_buffer("filters", filters, persistent=False)
         self.bands = list(_bands(filters, -(-num_mel_bins // self.NUM_BANDS)))
 
     def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         with torch.autocast(waveforms.device.type, enabled=False):
-            if waveforms.device.type != "cpu" or torch.compiler.is_compiling():  # a graph has no number of blocks
-                return self._log_mel(waveforms)
-            num_frames = self.num_frames(waveforms.shape[-1])
-            block = max(1, self.CPU_BLOCK_FRAMES // max(1, num_frames))
-            if num_frames <= 2 * self.CPU_BLOCK_FRAMES:
-                return torch.cat([self._log_mel(part) for part in waveforms.split(block)])
-            firsts = range(0, num_frames, self.CPU_BLOCK_FRAMES)
-            pieces = [waveforms[:, n * self.hop : self.num_samples(n + self.CPU_BLOCK_FRAMES)] for n in firsts]
-            return torch.cat([self._log_mel(piece) for piece in pieces], dim=1)
+            waveforms = waveforms.float()
+            # a graph, of gradients or compiled, has no use for blocks in memory that is written again and again
+            if waveforms.device.type != "cpu" or torch.compiler.is_compiling() or waveforms.requires_grad:
+                return (self._squares(self.frames(waveforms)) @ self.filters).clamp(min=LOG_FLOOR).log()
+            return self._by_blocks(waveforms)
 
-    def _log_mel(self, waveforms: Tensor) -> Tensor:
-        power = self.power(waveforms)
-        # a triangle covers few of the spectrum's bins: multiply band by band instead of with a matrix of zeros
-        energies = [power[..., bins] @ self.filters[bins, mels] for bins, mels in self.bands]
-        return torch.cat(energies, dim=-1).clamp_(min=LOG_FLOOR).log_()
+    def _by_blocks(self, waveforms: Tensor) -> Tensor:
+        num_frames = self.raw_frames(waveforms).shape[1]
+        log_mel = waveforms.new_empty(len(waveforms), num_frames, self.num_features)
+        length = min(num_frames, self.CPU_BLOCK_FRAMES)
+        clips = self.CPU_BLOCK_FRAMES // length
+        padded = waveforms.new_zeros(clips * length, self.fft_size)  # behind a frame zeros remain
+        for rows, result in zip(waveforms.split(clips), log_mel.split(clips), strict=True):
+            for first in range(0, num_frames, length):
+                part = result[:, first : first + length]
+                block = padded[: part.shape[0] * part.shape[1]]
+                samples = rows[:, first * self.hop : self.num_samples(first + part.shape[1])]
+                self.frames(samples, out=block.view(*part.shape[:2], -1)[..., : self.window_size - 1])
+                flat = part.flatten(0, 1)  # a view: several clips, or part of one
+                squares = self._squares(block)
+                for bins, mels in self.bands:
+                    torch.mm(squares[:, bins], self.filters[bins, mels], out=flat[:, mels])
+                part.clamp_(min=LOG_FLOOR).log_()
+        return log_mel
+
+    def _squares(self, frames: Tensor) -> Tensor:
+        """Map frames (..., window or more) to the squares of their spectrum's parts (..., fft_size + 2)."""
+        return torch.view_as_real(torch.fft.rfft(frames, n=self.fft_size)).square_().flatten(-2)
 
 
 def _bands(filters: Tensor, width: int) -> Iterator[tuple[slice, slice]]:
@@ -257,8 +276,10 @@ class FrontEnd(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Sequence[int] | None = None, seed: int | None = None) -> Tensor:
         """Compute features of ``waveforms``; ``lengths`` of each clip in samples where the batch is padded.
 
-        With a ``seed`` the convention varies them by it, as some do in training.
+        Whole numbers of 16 bits stand for as many 32768ths. With a ``seed`` the convention varies features by it, as
+        some do in training.
         """
+        waveforms = as_float(waveforms)
         if seed is None:
             features = self.convention(waveforms, lengths)
         else:
@@ -290,6 +311,11 @@ def make_frontend(
     if feature_type not in CONVENTIONS:
         raise PlainError(f"task.feature_type is {feature_type!r}; it must be one of {', '.join(CONVENTIONS)}")
     return FrontEnd(CONVENTIONS[feature_type](num_features, sample_rate), sample_rate, deltas)
+
+
+def as_float(waveforms: Tensor) -> Tensor:
+    """Bring whole numbers of 16 bits, of which 32768 is 1, to float32; other waveforms stay as they are."""
+    return waveforms.float() / 32768 if waveforms.dtype == torch.int16 else waveforms
 
 
 def pad_waveforms(waveforms: Sequence[Tensor], shortest: int = 0) -> Tensor:

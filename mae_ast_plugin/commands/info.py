@@ -10,6 +10,7 @@ from typing import Any
 from mae_ast_plugin.checkpoint import Checkpoint, load_checkpoint
 from mae_ast_plugin.encoder import AudioEncoder, encoder_of
 from mae_ast_plugin.nn.autoencoder import Positions
+from mae_ast_plugin.nn.stages import StagedTransformer
 from mae_ast_plugin.nn.transformer import Transformer
 
 
@@ -37,6 +38,7 @@ def describe(checkpoint: Checkpoint, encoder: AudioEncoder) -> dict[str, Any]:
     """Collect the facts about a checkpoint that a user of it needs, name by name."""
     task, tokens, network = checkpoint.task, encoder.network.tokens, encoder.network
     columns = f"{tokens.num_chan} patches a column, {1 / encoder.step_seconds:g} columns a second"
+    mean = f" ({network.embed.out_features} with --columns mean)" if network.splits_columns else ""
     return {
         "checkpoint": checkpoint.path,
         "format": checkpoint.origin,
@@ -51,8 +53,7 @@ def describe(checkpoint: Checkpoint, encoder: AudioEncoder) -> dict[str, Any]:
         f"{tokens.stride_chan} x {tokens.stride_time}; {columns}",
         "expected input": f"mono, {encoder.sample_rate} Hz (others are resampled), floats between -1 and 1, at least "
         f"{encoder.shortest} samples ({1000 * encoder.shortest / encoder.sample_rate:.0f} ms; shorter is padded)",
-        "embeddings": f"{encoder.dim} values a column ({encoder.network.embed.out_features} with --columns mean), "
-        f"layers 0 (embedding) to {encoder.num_layers}",
+        "embeddings": f"{encoder.dim} values a column{mean}, layers 0 (embedding) to {encoder.num_layers}",
     }
 
 
@@ -63,7 +64,7 @@ def _parameters(encoder: AudioEncoder) -> str:
     return f"{counts.total() / 1e6:.1f} million ({counts['decoder'] / 1e6:.1f} of them in the decoder)"
 
 
-def _stack(stack: Transformer | None, positions: Positions | None) -> str:
+def _stack(stack: Transformer | StagedTransformer | None, positions: Positions | None) -> str:
     if stack is None or positions is None:
         return "none"
     settings = stack.settings

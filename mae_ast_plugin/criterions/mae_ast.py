@@ -1,7 +1,7 @@
 """Joint reconstruction and InfoNCE as a fairseq criterion.
 
 Logged under the original's names in the original's unit (base 2: ``loss``, ``loss_recon``, ``loss_info_nce``,
-``nll_loss``, ``ppl``), and as plain values under clear names: ``mse``, ``nce_nats``.
+``nll_loss``, ``ppl``), and as plain values under clear names: ``mse`` (``l1``), ``nce_nats``.
 """
 
 from __future__ import annotations
@@ -72,17 +72,19 @@ class MaskedPredictionCriterion(FairseqCriterion):
             "loss_info_nce": (nce * scale).detach(),
             "matched": (right * scale).detach(),
             **({"accuracy": 1} if self.settings.nce_over == "predictions" else {}),
+            **({"l1": 1} if self.settings.reconstruction_error == "absolute" else {}),
             "batches": int(per_batch),
         }
         return loss * scale, sample_size, logging
 
     def _sums(self, reconstruction: Predictions, classification: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over hidden tokens of the squared errors, of the InfoNCE, and of the tokens that are matched rightly."""
+        """Sums over hidden tokens of the errors, of the InfoNCE, and of the tokens that are matched rightly."""
         zero = reconstruction.reconstructed.new_zeros((), dtype=torch.float32)
         recon = nce = right = zero
         if self.settings.reconstruction_weight > 0:
             padding = reconstruction.padding
-            errors = reconstruction_errors(reconstruction.reconstructed, reconstruction.target)
+            kind = self.settings.reconstruction_error
+            errors = reconstruction_errors(reconstruction.reconstructed, reconstruction.target, kind)
             recon = (errors if padding is None else errors.masked_fill(padding, 0.0)).sum()
         if self.settings.classification_weight > 0:
             predicted, target, padding = classification.classified, classification.target, classification.padding
@@ -115,7 +117,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
         tokens = sums["ntokens"] / max(1, int(sums["batches"] or sums["nsentences"]))
         shown = {name: value / math.log(2) for name, value in mean.items()}
         shown["nll_loss"] = mean["loss"] / max(1.0, tokens) / math.log(2)
-        shown["mse"], shown["nce_nats"] = mean["loss_recon"], mean["loss_info_nce"]
+        shown[_error_name(logging_outputs)], shown["nce_nats"] = mean["loss_recon"], mean["loss_info_nce"]
         shown["accuracy"] = sums["matched"] / size
         return shown
 
@@ -126,10 +128,9 @@ class MaskedPredictionCriterion(FairseqCriterion):
         if size == 0:
             return
         shown = cls.shown_values(logging_outputs)
-        for priority, name in enumerate(("loss", "loss_recon", "loss_info_nce", "mse", "nce_nats")):
-            metrics.log_scalar(
-                name, shown[name], size, priority=priority + 1, round=4 if name in ("mse", "nce_nats") else 3
-            )
+        plain = (_error_name(logging_outputs), "nce_nats")
+        for priority, name in enumerate(("loss", "loss_recon", "loss_info_nce", *plain)):
+            metrics.log_scalar(name, shown[name], size, priority=priority + 1, round=4 if name in plain else 3)
         if any("accuracy" in log for log in logging_outputs):
             metrics.log_scalar("accuracy", shown["accuracy"], size, priority=6, round=3)
         metrics.log_scalar("nll_loss", shown["nll_loss"], size, priority=6, round=3)
@@ -138,6 +139,11 @@ class MaskedPredictionCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def _error_name(logging_outputs: Sequence[Mapping[str, Any]]) -> str:
+    """What the mean error of hidden patches is called."""
+    return "l1" if any("l1" in log for log in logging_outputs) else "mse"
 
 
 def perplexity(nll: float) -> float:

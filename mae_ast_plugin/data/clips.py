@@ -17,11 +17,12 @@ from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from mae_ast_plugin.audio.features import is_features
-from mae_ast_plugin.audio.frontend import FrontEnd, pad_waveforms
+from mae_ast_plugin.audio.frontend import FrontEnd, as_float
 from mae_ast_plugin.audio.manifest import Manifest
-from mae_ast_plugin.audio.reader import AudioError, read, sample_rate_of
+from mae_ast_plugin.audio.reader import AudioError, read_compact, sample_rate_of
 from mae_ast_plugin.audio.resample import sinc_hann
 from mae_ast_plugin.data.batching import Batches, ClipRef, make_batches
+from mae_ast_plugin.data.joining import joined
 from mae_ast_plugin.data.spectrograms import holds_features, read_spectrogram, sizes_of
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.settings import TaskSettings
@@ -35,8 +36,9 @@ MAX_NEIGHBOURS = 20
 
 @dataclass
 class Clip:
-    """One clip as read: ``waveform`` (S,), or (T, F) where the manifest holds features, and rows that could not be read
-    on the way to it, each (row, path and reason).
+    """One clip as read, and rows that could not be read on the way to it, each (row, path and reason).
+
+    ``waveform`` (S,), float32 or of 16 bits (``reader.read_compact``), or (T, F) where the manifest holds features.
     """
 
     ref: ClipRef
@@ -205,10 +207,10 @@ class ClipDataset(FairseqDataset):
             if length > most:
                 start, count = self._start(entry, length - most, most, ref), most
         native_rate = None if self.task.resampler == "sinc_hann" else rate
-        waveform, found = read(path, sample_rate=native_rate, start=start, num_samples=count)
+        waveform, found = read_compact(path, sample_rate=native_rate, start=start, num_samples=count)
         samples = torch.from_numpy(waveform)
         if found != rate:
-            samples = sinc_hann(samples, found, rate)
+            samples = sinc_hann(as_float(samples), found, rate)
         if limit is not None and len(samples) > limit:  # longer than its manifest could tell
             begin = self._crop_start(len(samples) - limit, ref)
             samples = samples[begin : begin + limit]
@@ -284,7 +286,7 @@ class ClipDataset(FairseqDataset):
 
     def _source(self, waveforms: Sequence[Tensor], width: int) -> dict[str, Tensor]:
         if self.task.features_on == "device" and not self.of_features:
-            return {"waveforms": pad_waveforms(waveforms, width)}
+            return {"waveforms": joined(waveforms, width)}
         batch = torch.zeros(len(waveforms), self.frontend.num_frames(width), self.frontend.num_features)
         for row, waveform in zip(batch, waveforms, strict=True):
             features = waveform if self.of_features else self.frontend(waveform[None])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.rows import digest, first_difference, row_checksums
+from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings
 
 logger = logging.getLogger(__name__)
 EPOCH_AGAIN = "set checkpoint.reset_dataloader=true, once, to begin that epoch again"
@@ -22,6 +24,7 @@ OF_BATCHES = {
 }
 # Sections whose other values shape what is learned; the run goes on with new ones, and says so.
 TOLD = ("task", "model", "criterion", "optimization", "lr_scheduler", "optimizer")
+SCHEMAS = {"task": TaskSettings, "model": ModelSettings, "criterion": CriterionSettings}
 WITHOUT_EFFECT = ("data", "save_dir", "tensorboard_logdir", "max_update", "max_epoch", "stop_time_hours")
 
 
@@ -65,7 +68,9 @@ def check_settings(cfg: Any, stored: Mapping[str, Any], exact: bool) -> None:
                     f"and {section}.{name}={now} would put other clips into its batches; set it back, or {EPOCH_AGAIN}"
                 )
     for section in TOLD:
-        for name, before, now in _changed(stored.get(section) or {}, cfg[section]):
+        # a run of a time before some settings went on without them, which is what their defaults do
+        known = asdict(SCHEMAS[section]()) if section in SCHEMAS and stored.get(section) else {}
+        for name, before, now in _changed({**known, **(stored.get(section) or {})}, cfg[section]):
             if name in WITHOUT_EFFECT:
                 continue
             if section == "optimizer" and name != "lr" and not cfg.checkpoint.reset_optimizer:

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf, open_dict
 import mae_ast_plugin
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import check_checkpoints
+from mae_ast_plugin.launch.grouping import check_grouping
 from mae_ast_plugin.launch.repairs import forget_earlier_runs, repair_engine
 from mae_ast_plugin.launch.saving import check_writable
 from mae_ast_plugin.methods.limits import check
@@ -33,6 +34,7 @@ def preflight(cfg: Any) -> None:
     _set_user_dir(cfg)
     _check_settings(cfg)
     _check_precision(cfg)
+    check_grouping(cfg)
     _check_batches(cfg)
     _set_up_processes(cfg)
     repair_engine()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import is_own
+from mae_ast_plugin.launch.grouping import asked_grouping, group_steps
 from mae_ast_plugin.launch.stopping import stop_requested
 from mae_ast_plugin.nn.normalization import InputNorm
 
@@ -47,6 +48,12 @@ class SteadyTrainer(Trainer):
         self._begins_epoch_again = bool(cfg.checkpoint.reset_dataloader) and is_own(cfg.checkpoint)
         if self._begins_epoch_again:
             cfg.checkpoint.reset_dataloader = False
+
+    def _build_optimizer(self) -> None:
+        """Build it, and let its steps take groups of parameters each in its own way, where the task asks for that."""
+        super()._build_optimizer()
+        if grouping := asked_grouping(self.cfg.task):
+            group_steps(self.optimizer.optimizer, self.get_model().autoencoder, grouping)
 
     # ---- updates that are left out
 

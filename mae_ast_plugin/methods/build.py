@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from mae_ast_plugin.audio.frontend import FrontEnd, make_frontend
-from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
+from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings, layers_of_stages
 from mae_ast_plugin.methods.statistics import TABLES, read_statistics
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, Positions
 from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 from mae_ast_plugin.nn.masking import MaskSettings
 from mae_ast_plugin.nn.normalization import ClipNorm, FixedNorm, InputNorm
 from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
+from mae_ast_plugin.nn.staged import StagedAutoencoder
+from mae_ast_plugin.nn.stages import StagedTransformer, StageSettings
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import Transformer, TransformerSettings
 
@@ -45,7 +47,7 @@ def mask_settings_of(model: ModelSettings) -> MaskSettings:
     )
 
 
-def _stack(
+def _stack_settings(
     model: ModelSettings,
     num_layers: int,
     dim: int,
@@ -53,37 +55,44 @@ def _stack(
     num_heads: int,
     layer_drop: float,
     outer_norm: bool = True,
-) -> Transformer:
-    return Transformer(
-        TransformerSettings(
-            num_layers=num_layers,
-            dim=dim,
-            ffn_dim=ffn_dim,
-            num_heads=num_heads,
-            activation=model.activation_fn,
-            pre_norm=model.layer_norm_first,
-            dropout=model.dropout,
-            attention_dropout=model.attention_dropout,
-            activation_dropout=model.activation_dropout,
-            layer_drop=layer_drop,
-            norm_eps=model.norm_eps,
-            layer_scale=model.layer_scale,
-            outer_norm=outer_norm,
-            recompute=model.checkpoint_activations,
-        )
+) -> TransformerSettings:
+    return TransformerSettings(
+        num_layers=num_layers,
+        dim=dim,
+        ffn_dim=ffn_dim,
+        num_heads=num_heads,
+        activation=model.activation_fn,
+        pre_norm=model.layer_norm_first,
+        dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
+        activation_dropout=model.activation_dropout,
+        layer_drop=layer_drop,
+        norm_eps=model.norm_eps,
+        layer_scale=model.layer_scale,
+        outer_norm=outer_norm,
+        recompute=model.checkpoint_activations,
     )
 
 
-def _encoder(model: ModelSettings) -> Transformer:
+def _encoder(model: ModelSettings, num_chan: int) -> Transformer | StagedTransformer:
     sizes = (model.encoder_layers, model.encoder_embed_dim, model.encoder_ffn_embed_dim, model.encoder_attention_heads)
-    return _stack(model, *sizes, model.encoder_layerdrop, model.encoder_norm)
+    settings = _stack_settings(model, *sizes, model.encoder_layerdrop, model.encoder_norm)
+    if not model.stage_layers:
+        return Transformer(settings)
+    stages = StageSettings(
+        num_layers=layers_of_stages(model),
+        size=(num_chan, model.window_columns),
+        window=model.attention_window,
+        drop_path=model.drop_path,
+    )
+    return StagedTransformer(settings, stages)
 
 
 def _decoder(model: ModelSettings) -> Transformer | None:
     if not model.decoder_layers or model.embeds_only:
         return None
     ffn_dim, heads = model.decoder_ffn_embed_dim, model.decoder_attention_heads
-    return _stack(
+    settings = _stack_settings(
         model,
         model.decoder_layers,
         model.decoder_embed_dim,
@@ -91,6 +100,7 @@ def _decoder(model: ModelSettings) -> Transformer | None:
         model.encoder_attention_heads if heads is None else heads,
         model.decoder_layerdrop,
     )
+    return Transformer(settings)
 
 
 def _positions(model: ModelSettings, num_chan: int, dim: int, sinusoid: bool, conv: bool, table: str) -> Positions:
@@ -123,10 +133,11 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
     encoder_dim, decoder_dim = model.encoder_embed_dim, model.decoder_embed_dim
     tokens = tokens_of(model, num_features)
     grid, decoder = tokens.num_chan, _decoder(model)
-    network = MaskedAutoencoder(
+    kind: type[MaskedAutoencoder] = StagedAutoencoder if model.stage_layers else MaskedAutoencoder
+    network = kind(
         tokens=tokens,
         norm=_norm(model, num_features),
-        encoder=_encoder(model),
+        encoder=_encoder(model, grid),
         decoder=decoder,
         encoder_positions=_positions(
             model, grid, encoder_dim, model.enc_sine_pos, model.enc_conv_pos, model.enc_table_pos
@@ -145,6 +156,8 @@ def autoencoder_of(model: ModelSettings, num_features: int) -> MaskedAutoencoder
         two_heads=model.two_heads,
         raw_targets=model.raw_targets,
         standard_targets=model.standard_targets,
+        standard_bins=model.standard_bins,
+        norm_patches=model.norm_patches,
         window_columns=model.window_columns,
         fill_windows=model.fill_windows,
         embeds_only=model.embeds_only,

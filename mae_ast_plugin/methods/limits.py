@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from mae_ast_plugin.audio.frontend import CONVENTIONS, VARYING
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.settings import INPUT_NORMS, TABLE_KINDS, CriterionSettings, ModelSettings, TaskSettings
+from mae_ast_plugin.methods.stage_limits import length_problems, stage_problems
 from mae_ast_plugin.methods.statistics import read_statistics
 from mae_ast_plugin.nn.initialization import INITIALIZATIONS
+from mae_ast_plugin.nn.losses import ERRORS
 from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
+from mae_ast_plugin.nn.parameter_groups import DECAYED
 from mae_ast_plugin.nn.transformer import ACTIVATIONS
 
 
@@ -105,14 +108,20 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
         yield "model.fill_windows is true and model.window_columns is 0; say how long a window is"
     if model.input_std == 0:
         yield "model.input_std is 0; spectrograms are divided by it"
+    if model.standard_targets and model.standard_bins:
+        yield "model.standard_targets and model.standard_bins are both true; patches or mel bins are standardised"
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
     yield from _table_problems(model)
     yield from _width_problems(model)
+    if model.stage_layers:
+        yield from stage_problems(model, task.feature_dim * (3 if task.deltas else 1))
 
 
 def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSettings | None = None) -> Iterator[str]:
     """Say, a sentence each, why a run cannot work."""
     yield from network_problems(model, task)
+    if model.stage_layers:
+        yield from length_problems(model, task)
     yield from _lost_parts(model, task.feature_dim * (3 if task.deltas else 1))
     yield from _mask_problems(model, task)
     yield from _choice(task.features_on, "task.features_on", ("device", "loader"))
@@ -120,6 +129,9 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _choice(task.resampler, "task.resampler", ("soxr", "sinc_hann"))
     yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
     yield from _choice(task.cut, "task.cut", ("crop", "pieces", "all_pieces"))
+    yield from _choice(task.decayed, "task.decayed", tuple(DECAYED))
+    if not 0 < task.layer_decay <= 1:
+        yield f"task.layer_decay is {task.layer_decay}; it must be above 0 and at most 1"
     if task.cut != "crop" and task.max_sample_size is None:
         yield f"task.cut={task.cut} needs a length; set task.max_sample_size"
     yield from _at_least(task, "task", 1, ("max_sample_size", "num_pictures"))
@@ -147,6 +159,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
         if criterion.reconstruction_weight == 0 and criterion.classification_weight == 0:
             yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"
         yield from _choice(criterion.nce_over, "criterion.nce_over", ("targets", "predictions"))
+        yield from _choice(criterion.reconstruction_error, "criterion.reconstruction_error", tuple(ERRORS))
         yield from _choice(criterion.average_over, "criterion.average_over", ("tokens", "batches"))
 
 
@@ -236,6 +249,10 @@ def idle_settings(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
             "model.input_statistics",
             model.input_statistics != "" and model.input_norm != "fixed",
             f"model.input_norm={model.input_norm}",
+        ),
+        *(
+            (f"model.{name}", bool(getattr(model, name)) and not model.stage_layers, "model.stage_layers empty")
+            for name in ("attention_window", "drop_path")
         ),
         ("task.mask_spans", task.mask_spans, "any mask type; choose task.mask_type"),
         ("task.enable_padding", task.enable_padding, "any mode; see task.pad_audio"),

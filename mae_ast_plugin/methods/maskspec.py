@@ -1,8 +1,8 @@
 """MaskSpec: Masked Spectrogram Prediction (Chong, Wang, Zhou, Zeng 2023, https://arxiv.org/abs/2204.12768).
 
 The image MAE on 32 kHz log-mel spectrograms: the encoder sees a quarter of the patches, a narrower decoder predicts
-each hidden one, brought to mean 0 and variance 1. Pretrained files are read, and of classifiers the encoder; its other
-variant, a Swin transformer, is not built. ``docs/methods/maskspec.md`` says more.
+each hidden one, brought to mean 0 and variance 1. Pretrained files are read, and of classifiers the encoder. Its other
+variant is in ``maskspec_swin.py``; ``docs/methods/maskspec.md`` says more.
 """
 
 from __future__ import annotations
@@ -31,13 +31,10 @@ ALIKE = 0.9
 # program. They were measured on MP3, in which nothing is left above 11 kHz, and no other sound may be there either.
 STATISTICS = "audioset_32khz_{}"
 FEATURES = "emphasised_mel_11khz"
-WINDOWED = "layers.0.blocks.0.attn.relative_position_bias_table"
 
 
 def settings(found: Foreign) -> tuple[ModelSettings, TaskSettings]:
     """Read sizes off the shapes; heads are 64 wide, those of a decoder 32, as in all published files."""
-    if found.has(WINDOWED):
-        raise PlainError("it is MaskSpec's Swin transformer, whose shifted windows this program does not have")
     num_bins = _num_bins(found)
     if STATISTICS.format(num_bins) not in TABLES:
         raise PlainError(f"its patches are of {num_bins} mel bins, of which no published mean and deviation are known")
@@ -79,7 +76,7 @@ def settings_for(found: Foreign, num_bins: int) -> tuple[ModelSettings, TaskSett
 
 def _with_decoder(model: ModelSettings, found: Foreign) -> ModelSettings:
     width = found.tensors["decoder_embed.weight"].shape[0]
-    norm_pix_loss = _argument(found, "norm_pix_loss")
+    norm_pix_loss = argument(found, "norm_pix_loss")
     return replace(
         model,
         use_post_enc_proj=True,
@@ -90,7 +87,7 @@ def _with_decoder(model: ModelSettings, found: Foreign) -> ModelSettings:
         enc_table_pos="sincos",
         dec_table_pos="sincos",
         standard_targets=True if norm_pix_loss is None else bool(norm_pix_loss),
-        random_mask_prob=_argument(found, "mask_ratio") or 0.75,
+        random_mask_prob=argument(found, "mask_ratio") or 0.75,
     )
 
 
@@ -106,7 +103,7 @@ def _encoder_alone(model: ModelSettings, found: Foreign) -> ModelSettings:
     )
 
 
-def _argument(found: Foreign, name: str) -> Any:
+def argument(found: Foreign, name: str) -> Any:
     """An option of the training that wrote the file, where it is stored."""
     arguments = found.rest.get("args")
     return arguments.get(name) if isinstance(arguments, Mapping) else getattr(arguments, name, None)
@@ -165,8 +162,7 @@ def _recognises(found: Foreign) -> bool:
         return False
     pretrained = found.has("decoder_pos_embed", "decoder_blocks.0.attn.qkv.bias")
     classifier = found.has("head.weight") and (found.has("fc_norm.weight") or found.has("norm.weight"))
-    vit = found.has("cls_token", "pos_embed", "blocks.0.attn.qkv.bias") and (pretrained or classifier)
-    return vit or found.has(WINDOWED)
+    return found.has("cls_token", "pos_embed", "blocks.0.attn.qkv.bias") and (pretrained or classifier)
 
 
 METHOD = Method(title="MaskSpec", recognises=_recognises, settings=settings, names=names)

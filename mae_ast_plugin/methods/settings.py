@@ -13,6 +13,7 @@ from mae_ast_plugin.audio.frontend import CONVENTIONS, VARYING
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.statistics import TABLES
 from mae_ast_plugin.nn.initialization import INITIALIZATIONS
+from mae_ast_plugin.nn.losses import ERRORS
 from mae_ast_plugin.nn.masking import MASKERS, SPAN_LAWS
 from mae_ast_plugin.nn.positions import GRIDS
 from mae_ast_plugin.nn.transformer import ACTIVATIONS
@@ -100,10 +101,25 @@ class ModelSettings:
         f"begins, or one of {', '.join(TABLES)}; input_norm=fixed only",
     )
     hidden_layer_in_heads: bool = setting(False, "predictions by two layers with a rectifier between, or by one")
+    stage_layers: str = setting(
+        "",
+        "layers of each stage of the encoder, like 2-2-6-2, between which 2 x 2 tokens become one of twice the width; "
+        "width, feed-forward and heads are those of the first stage; empty: no stages",
+    )
+    attention_window: int = setting(
+        0, "side of the windows that attention stays in [tokens], at most the grid's; with stage_layers only"
+    )
+    drop_path: float = setting(
+        0.0,
+        "share of clips for which the halves of the last layer are left out in training, growing from 0 at the first; "
+        "with stage_layers only",
+    )
+    norm_patches: bool = setting(False, "a norm behind the embedding of patches")
     two_heads: bool = setting(True, "another head for classification than for reconstruction")
     two_passes: bool = setting(False, "reconstruction and classification each in a pass and with a mask of its own")
     raw_targets: bool = setting(False, "predict the spectrogram as it was before the input's normalisation")
     standard_targets: bool = setting(False, "predict each patch brought to mean 0 and variance 1")
+    standard_bins: bool = setting(False, "predict each mel bin of a clip brought to mean 0 and variance 1")
     window_columns: int = setting(
         0, "columns of patches that the network sees at once when it embeds; 0: any number. Longer clips go in windows"
     )
@@ -158,6 +174,16 @@ class TaskSettings:
     max_skipped_updates: int = setting(
         10, "end the run when the gradients of more updates than this in a row are not finite; fewer are left out"
     )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of each layer of the encoder as a share of the next one's, above 0 to 1; what stands behind it "
+        "learns at the full rate, what stands before it slowest; optimizer=adam only",
+    )
+    decayed: str = setting(
+        "all",
+        "which parameters the optimiser's weight decay reaches: all, weights_and_tokens (not offsets, norms and other "
+        "factors) or weights (nor class tokens, mask tokens and positions); the last two with optimizer=adam only",
+    )
     picture_interval_updates: int = setting(
         1000, "draw reconstructions of fixed validation clips every N updates; 0: never"
     )
@@ -168,7 +194,8 @@ class TaskSettings:
 class CriterionSettings:
     """``criterion.*``"""
 
-    reconstruction_weight: float = setting(10.0, "weight of the mean squared error of hidden patches; 0 leaves it out")
+    reconstruction_weight: float = setting(10.0, "weight of the mean error of hidden patches; 0 leaves it out")
+    reconstruction_error: str = setting("squared", f"error of a value of theirs: {', '.join(ERRORS)}")
     classification_weight: float = setting(1.0, "weight of the InfoNCE of hidden patches; 0 leaves it out")
     nce_over: str = setting(
         "targets",
@@ -178,6 +205,14 @@ class CriterionSettings:
         "tokens",
         "tokens: each hidden token of all processes weighs the same; batches: each process's batch, as the original",
     )
+
+
+def layers_of_stages(model: ModelSettings) -> tuple[int, ...]:
+    """Read ``model.stage_layers``; PlainError where it is no list of numbers above 0."""
+    parts = model.stage_layers.split("-")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise PlainError(f"model.stage_layers is {model.stage_layers!r}; it must be like 2-2-6-2")
+    return tuple(map(int, parts))
 
 
 def from_mapping(kind: type[S], values: Mapping[str, Any]) -> S:

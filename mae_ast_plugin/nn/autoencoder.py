@@ -21,10 +21,19 @@ from mae_ast_plugin.nn.host import on_device
 from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
 from mae_ast_plugin.nn.normalization import ClipNorm, FixedNorm, InputNorm
 from mae_ast_plugin.nn.positions import AxisPositions, ConvPositions, GridPositions, SinusoidPositions
+from mae_ast_plugin.nn.stages import StagedTransformer
 from mae_ast_plugin.nn.tokens import PatchTokens
 from mae_ast_plugin.nn.transformer import StackOutput, Transformer
 
 Part = TypeVar("Part")
+# Learned vectors that stand among the tokens or are added to them: how names of these parameters begin.
+LEARNED_TOKENS = (
+    "class_tokens",
+    "encoder_mask_token",
+    "decoder_mask_token",
+    "encoder_positions.grid.",
+    "decoder_positions.grid.",
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ def prediction_head(dim: int, patch_size: int, hidden_layer: bool) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last) if hidden_layer else last
 
 
-def _needed(part: Part | None) -> Part:
+def needed(part: Part | None) -> Part:
     """A part of pretraining; PlainError where the network was made without."""
     if part is None:
         raise PlainError("this network holds an encoder alone: it embeds, but has no parts to predict with")
@@ -121,17 +130,21 @@ class MaskedAutoencoder(nn.Module):
     ``num_class`` learned tokens go through the encoder beside those of the patches. ``hide_in_encoder``: the encoder
     sees a mask token in place of each hidden one; otherwise it sees the visible ones only. ``two_heads``: one head
     reconstructs and another classifies. ``raw_targets``: patches of the spectrogram before the input's normalisation
-    are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1. For inference: the network sees at
-    most ``window_columns`` columns of patches at once (0: any number), and ``fill_windows`` makes all of them full.
+    are predicted; ``standard_targets``: each patch brought to mean 0 and variance 1, ``standard_bins``: each mel bin of
+    a clip. ``norm_patches``: patches are normalised once they are embedded. For inference: the network sees at most
+    ``window_columns`` columns of patches at once (0: any number), and ``fill_windows`` makes all of them full.
     ``embeds_only``: there are no mask tokens and no heads.
     """
+
+    sees_padding = False  # padding is the mean to the encoder, which sees it like audio; else it is hidden from it
+    splits_columns = True  # each token of a column has a meaning; else all of them together only
 
     def __init__(
         self,
         *,
         tokens: PatchTokens,
         norm: InputNorm | FixedNorm | ClipNorm,
-        encoder: Transformer,
+        encoder: Transformer | StagedTransformer,
         decoder: Transformer | None,
         encoder_positions: Positions,
         decoder_positions: Positions | None,
@@ -144,6 +157,8 @@ class MaskedAutoencoder(nn.Module):
         two_heads: bool = True,
         raw_targets: bool = False,
         standard_targets: bool = False,
+        standard_bins: bool = False,
+        norm_patches: bool = False,
         window_columns: int = 0,
         fill_windows: bool = False,
         embeds_only: bool = False,
@@ -154,9 +169,10 @@ class MaskedAutoencoder(nn.Module):
         self.tokens, self.norm = tokens, norm
         self.input_dropout, self.count_partial = input_dropout, count_partial
         self.num_class, self.hide_in_encoder = num_class, hide_in_encoder
-        self.raw_targets, self.standard_targets = raw_targets, standard_targets
+        self.raw_targets, self.standard_targets, self.standard_bins = raw_targets, standard_targets, standard_bins
         self.window_columns, self.fill_windows = window_columns, fill_windows
         self.embed = nn.Linear(tokens.patch_size, encoder_dim)
+        self.embed_norm = nn.LayerNorm(encoder_dim, encoder.settings.norm_eps) if norm_patches else nn.Identity()
         self.encoder_positions, self.encoder = encoder_positions, encoder
         self.class_tokens = nn.Parameter(0.02 * torch.randn(num_class, encoder_dim)) if num_class else None
         self.bridge = bridge
@@ -197,11 +213,15 @@ class MaskedAutoencoder(nn.Module):
             counts = on_device(frames, spectrogram.device)
             padding = torch.arange(longest, device=spectrogram.device) >= counts[:, None]
         normalized = spectrogram.float() if is_normalized else self.norm(spectrogram, padding, weight)
-        if fill and padding is not None:
+        if (fill or self.sees_padding) and padding is not None:
             normalized = normalized.masked_fill(padding[..., None], 0.0)
+        if fill:
             frames = [longest] * num_clips
         patches = self.tokens.patchify(normalized)
-        targets = self.tokens.patchify(spectrogram.float()) if self.raw_targets else patches
+        predicted = spectrogram.float() if self.raw_targets else normalized
+        if self.standard_bins:
+            predicted = standardised_bins(predicted, padding)
+        targets = patches if predicted is normalized else self.tokens.patchify(predicted)
         present = patches.shape[1]
         num_tokens = tuple(min(present, self.tokens.num_tokens(n, self.count_partial and ragged)) for n in frames)
         if min(num_tokens) == present:
@@ -209,6 +229,14 @@ class MaskedAutoencoder(nn.Module):
         counts = on_device(num_tokens, spectrogram.device)
         beyond = torch.arange(present, device=counts.device) >= counts[:, None]
         return Clips(normalized, patches, targets, num_tokens, beyond)
+
+    def depths(self) -> dict[str, int]:
+        """How deep parameters lie whose names begin so: 0 before the encoder's first layer, 1 in it; others behind."""
+        before = ["norm.", "embed.", "embed_norm.", "class_tokens", "encoder_mask_token", "encoder_positions."]
+        if not self.encoder.settings.pre_norm:
+            before.append("encoder.norm.")  # normalises what the stack is given
+        layers = {f"encoder.layers.{index}.": index + 1 for index in range(len(self.encoder.layers))}
+        return dict.fromkeys(before, 0) | layers
 
     def own_tokens(self, states: Tensor) -> Tensor:
         """Leave the class tokens out: (B, K + N, D) -> (B, N, D)."""
@@ -222,11 +250,11 @@ class MaskedAutoencoder(nn.Module):
         keep: Collection[int] | None = None,
     ) -> Encoded:
         """Embed the patches and run the encoder, over the visible tokens of ``mask`` or over all."""
-        tokens = self.embed(clips.patches)
+        tokens = self.embed_norm(self.embed(clips.patches))
         if mask is not None:
             tokens = F.dropout(tokens, self.input_dropout, self.training)
             if self.hide_in_encoder or self.encoder_positions.conv is not None:
-                mask_token = _needed(self.encoder_mask_token)
+                mask_token = needed(self.encoder_mask_token)
                 hidden = tokens.new_zeros(tokens.shape[0], mask.num_tokens + 1, dtype=torch.bool)
                 hidden = hidden.scatter(1, mask.hidden, True)[:, :-1, None]
                 tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
@@ -255,7 +283,7 @@ class MaskedAutoencoder(nn.Module):
         bridged = encoded if self.bridge is None else self.bridge(encoded)
         first, tokens = bridged[:, : self.num_class], bridged[:, self.num_class :]
         if mask is not None and not self.hide_in_encoder:
-            tokens = scatter_tokens(tokens, mask.visible, mask.num_tokens, _needed(self.decoder_mask_token))
+            tokens = scatter_tokens(tokens, mask.visible, mask.num_tokens, needed(self.decoder_mask_token))
         tokens = self.decoder_positions(tokens, clips.padding)
         if not self.num_class:
             return tokens, clips.padding
@@ -269,18 +297,32 @@ class MaskedAutoencoder(nn.Module):
 
     def predict(self, decoded: Tensor, clips: Clips, mask: TokenMask) -> Predictions:
         """Predict the hidden patches from the decoder's output (B, K + N, D)."""
-        hidden = gather_tokens(self.own_tokens(decoded), mask.hidden)
+        return self._predictions(self.heads(decoded, mask.hidden), clips, mask)
+
+    def heads(self, decoded: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The values of the patches ``hidden`` (B, M), reconstructed and to be classified: (B, M, P) each."""
+        return self._values(gather_tokens(self.own_tokens(decoded), hidden))
+
+    def _values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads say of the tokens of hidden patches (B, M, D): (B, M, P) each."""
+        reconstructed = needed(self.reconstruct)(hidden)
+        return reconstructed, reconstructed if self.classify is None else self.classify(hidden)
+
+    def _predictions(self, values: tuple[Tensor, Tensor], clips: Clips, mask: TokenMask) -> Predictions:
         target = gather_tokens(clips.targets, mask.hidden)
         if self.standard_targets:
             target = standardised(target)
-        reconstructed = _needed(self.reconstruct)(hidden)
-        classified = reconstructed if self.classify is None else self.classify(hidden)
-        return Predictions(reconstructed, classified, target, mask.hidden_padding, mask.num_hidden)
+        return Predictions(*values, target, mask.hidden_padding, mask.num_hidden)
 
     def forward(self, clips: Clips, mask: TokenMask) -> Predictions:
         """One pretraining pass."""
-        encoded = self.encode(clips, mask)
-        return self.predict(self.decode(encoded.stack.last, clips, mask).last, clips, mask)
+        encoded = self.encode(clips, mask).stack.last
+        if self.decoder is None:
+            return self.predict(encoded, clips, mask)
+        # of the decoder's last layer, only what the heads look at
+        inputs, padding = self.decoder_inputs(encoded, clips, mask)
+        hidden = self.decoder(inputs, padding, keep=(), only=mask.hidden + self.num_class).last
+        return self._predictions(self._values(hidden), clips, mask)
 
     def features(
         self,
@@ -303,6 +345,16 @@ def standardised(patches: Tensor) -> Tensor:
     """Bring each patch (..., P) to mean 0 and (unbiased) variance 1, in float32."""
     mean, deviation = _mean_and_deviation(patches.float())
     return (patches.float() - mean) / deviation
+
+
+def standardised_bins(spectrogram: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Bring each mel bin of a clip (B, T, F) to mean 0 and (unbiased) variance 1 over its own frames, in float32."""
+    own = spectrogram.new_ones(1, 1, 1) if padding is None else (~padding)[..., None].to(spectrogram.dtype)
+    own = own.expand(*spectrogram.shape[:2], 1)
+    count = own.sum(dim=1, keepdim=True)
+    mean = (spectrogram * own).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    variance = ((spectrogram - mean).square() * own).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    return (spectrogram - mean) / (variance + 1e-6).sqrt()
 
 
 def in_scale_of(standard: Tensor, patches: Tensor) -> Tensor:

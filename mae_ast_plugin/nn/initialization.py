@@ -51,8 +51,24 @@ def xavier_encoder(network: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
+def normal_throughout(network: nn.Module) -> None:
+    """Draw every matrix and learned token from normal noise of deviation 0.02 and empty the offsets.
+
+    The embedding of patches keeps torch's law for convolutions.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name != "embed":
+            nn.init.normal_(module.weight, std=TOKEN_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("mask_token", "class_tokens")):
+            nn.init.normal_(parameter, std=TOKEN_STD)
+
+
 INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {
     "normal": leave,
     "xavier": xavier,
     "xavier_encoder": xavier_encoder,
+    "normal_throughout": normal_throughout,
 }

@@ -6,13 +6,17 @@ tokens of all processes are the same formula with another denominator.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {"squared": torch.square, "absolute": torch.abs}
 
-def reconstruction_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each token: (B, M, P), (B, M, P) -> (B, M)."""
-    return (predicted.float() - target.float()).square().mean(dim=-1)
+
+def reconstruction_errors(predicted: Tensor, target: Tensor, kind: str = "squared") -> Tensor:
+    """Mean error of each token: (B, M, P), (B, M, P) -> (B, M); ``kind`` is a name of `ERRORS`."""
+    return ERRORS[kind](predicted.float() - target.float()).mean(dim=-1)
 
 
 def match_accuracy(predicted: Tensor, target: Tensor, padding: Tensor | None = None) -> Tensor:

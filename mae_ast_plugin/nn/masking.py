@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mae_ast_plugin.nn.host import on_device
-from mae_ast_plugin.nn.noise import combine, random_bits, uniform
+from mae_ast_plugin.nn.noise import combine, random_bits, random_ranks, uniform
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,9 @@ def _share_out(mask: TokenMask, places: list[int]) -> TokenMask:
 
 def random_mask(request: MaskRequest, settings: MaskSettings) -> TokenMask:
     """Hide a random share of each clip, another one in every clip."""
-    return _by_share(random_bits(request.clip_seeds, request.row_length), request, settings.ratio)
+    num_hidden = [n - count_visible(n, settings.ratio) for n in request.num_tokens]
+    hidden = _hide_lowest(random_ranks(request.clip_seeds, request.row_length), num_hidden, request)
+    return mask_of(hidden, num_hidden, request)
 
 
 def random_mask_batched(request: MaskRequest, settings: MaskSettings) -> TokenMask:
@@ -247,7 +249,10 @@ def _clusters(starts: Tensor, side: Tensor, totals: Tensor, num_chan: int) -> Te
 def _first_beyond(ranks: Tensor, num_hidden: Sequence[int], request: MaskRequest) -> Tensor:
     """0 at tokens that shapes cover, up to the shape with which more than the wanted number are; 1 elsewhere."""
     wanted = on_device(num_hidden, ranks.device).clamp(max=request.row_length - 1)[:, None]
-    padded = ranks.masked_fill(~request.valid, torch.iinfo(ranks.dtype).max)
+    if min(request.num_tokens) < request.row_length:
+        padded = ranks.masked_fill(~request.valid, torch.iinfo(ranks.dtype).max)
+    else:
+        padded = ranks
     return (ranks > padded.sort(dim=1).values.gather(1, wanted)).long()
 
 

@@ -14,18 +14,19 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 _MASK64 = (1 << 64) - 1
+_RANK_BITS = ((1 << 40) - 1) << 23
 
 
-def _shift_right_(x: Tensor, bits: int) -> Tensor:
-    x.bitwise_right_shift_(bits)
-    return x.bitwise_and_((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
+def _shift_right(x: Tensor, bits: int, out: Tensor) -> Tensor:
+    torch.bitwise_right_shift(x, bits, out=out)
+    return out.bitwise_and_((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; this one does not
 
 
 def _mix_(x: Tensor) -> Tensor:
     # in place: fresh memory costs more than the arithmetic
     shifted = torch.empty_like(x)
     for bits, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
-        x.bitwise_xor_(_shift_right_(shifted.copy_(x), bits))
+        x.bitwise_xor_(_shift_right(x, bits, out=shifted))
         if factor != 1:
             x.mul_(factor)
     return x
@@ -33,9 +34,23 @@ def _mix_(x: Tensor) -> Tensor:
 
 def random_bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
     """Draw 40 random bits for each seed: (B,) int64 -> (B, count) int64; another ``stream``, other numbers."""
+    words = _random_words(seeds, count, stream)
+    return _shift_right(words, 24, out=words)
+
+
+def random_ranks(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Draw numbers that put ``count`` places in a random order: (B,) int64 -> (B, count) int64, at least 0.
+
+    The order is that of ``random_bits`` and, among equals, that of the places, of which there are at most 2^23.
+    """
+    words = _random_words(seeds, count, stream).bitwise_right_shift_(1)
+    return words.bitwise_and_(_RANK_BITS).bitwise_or_(torch.arange(count, device=seeds.device))
+
+
+def _random_words(seeds: Tensor, count: int, stream: int) -> Tensor:
     first = 1 + stream * 0x100000
     place = torch.arange(first, first + count, device=seeds.device) * _GOLDEN
-    return _shift_right_(_mix_(seeds[:, None] + place), 24)
+    return _mix_(seeds[:, None] + place)
 
 
 def uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:

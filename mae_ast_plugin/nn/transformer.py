@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mae_ast_plugin.nn.attention import attention
+from mae_ast_plugin.nn.dropout import dropout
+from mae_ast_plugin.nn.masking import gather_tokens
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_accurate": lambda x: F.gelu(x, approximate="tanh"),
@@ -60,21 +64,30 @@ class StackOutput:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention through the fused kernel of torch: (B, N, D) -> (B, N, D)."""
+    """Multi-head self-attention: (B, N, D) -> (B, N, D)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.rate = num_heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """Attend; ``attend`` (B, 1, 1, N) is true at keys that may be seen."""
-        # (B, N, 3 D) -> three times (B, H, N, D / H)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, attend: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """Attend; ``attend`` (B, 1, 1, N) is true at keys that may be seen, ``only`` (B, M) names the tokens whose
+        output is wanted: (B, M, D).
+        """
+        rate = self.rate if self.training else 0.0
+        if only is None:
+            query, key, value = self._heads(self.qkv(x), 3)
+        else:
+            dim = self.out.in_features
+            (query,) = self._heads(F.linear(gather_tokens(x, only), self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+            key, value = self._heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+        return self.out(attention(query, key, value, attend, rate).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Take (B, N, count D) apart into ``count`` times (B, H, N, D / H)."""
+        return x.unflatten(-1, (count, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class TransformerLayer(nn.Module):
@@ -94,10 +107,10 @@ class TransformerLayer(nn.Module):
         self.scale2 = nn.Parameter(torch.full((settings.dim,), scale)) if scale else None
 
     def _drop(self, x: Tensor, rate: float) -> Tensor:
-        return F.dropout(x, rate, self.training)
+        return dropout(x, rate, self.training)
 
-    def _attend(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        mixed = self._drop(self.attention(x, attend), self.settings.dropout)
+    def _attend(self, x: Tensor, attend: Tensor | None, only: Tensor | None) -> Tensor:
+        mixed = self._drop(self.attention(x, attend, only), self.settings.dropout)
         return mixed if self.scale1 is None else mixed * self.scale1
 
     def _feed_forward(self, x: Tensor) -> Tensor:
@@ -105,12 +118,14 @@ class TransformerLayer(nn.Module):
         out = self._drop(self.fc2(hidden), self.settings.dropout)
         return out if self.scale2 is None else out * self.scale2
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, attend: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """Run the layer; ``only`` (B, M) names the tokens whose output is wanted: (B, M, D)."""
+        own = x if only is None else gather_tokens(x, only)
         if self.settings.pre_norm:
-            x = x + self._attend(self.norm1(x), attend)
-            return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self._attend(x, attend))
-        return self.norm2(x + self._feed_forward(x))
+            own = own + self._attend(self.norm1(x), attend, only)
+            return own + self._feed_forward(self.norm2(own))
+        own = self.norm1(own + self._attend(x, attend, only))
+        return self.norm2(own + self._feed_forward(own))
 
 
 class _WithUnused(torch.autograd.Function):
@@ -152,24 +167,32 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, x: Tensor, padding: Tensor | None = None, until: int | None = None, keep: Collection[int] | None = None
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        until: int | None = None,
+        keep: Collection[int] | None = None,
+        only: Tensor | None = None,
     ) -> StackOutput:
         """Run the stack; ``padding`` (B, N) marks tokens nobody may attend to, ``until`` stops after that layer.
 
         ``keep`` names the layers, from 0, whose output is to be kept (default all); empty tensors stand for the others.
+        ``only`` (B, M) names the tokens whose last output is wanted, of which the last layer then gives no others.
         """
         attend = None if padding is None else ~padding[:, None, None, :]
         if not self.settings.pre_norm:
             x = self.norm(x)
-        x = F.dropout(x, self.settings.dropout, self.training)
+        x = dropout(x, self.settings.dropout, self.training)
         hidden: list[Tensor] = []
-        for layer in self.layers[:until]:
+        layers = self.layers[:until]
+        for number, layer in enumerate(layers, start=1):
+            wanted = only if number == len(layers) else None
             if self._skips_layer():
-                x = keep_in_graph(x, layer.parameters())
+                x = keep_in_graph(x if wanted is None else gather_tokens(x, wanted), layer.parameters())
             elif self.settings.recompute and self.training and torch.is_grad_enabled():
-                x = checkpoint(layer, x, attend, use_reentrant=False)
+                x = checkpoint(layer, x, attend, wanted, use_reentrant=False)
             else:
-                x = layer(x, attend)
+                x = layer(x, attend, wanted)
             kept = x if keep is None or len(hidden) in keep else x.new_empty(0)
             hidden.append(kept)  # a dropped layer hands its input on, so that hidden states keep their numbers
         if self.settings.pre_norm and until is None:

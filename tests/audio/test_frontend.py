@@ -144,6 +144,15 @@ def test_a_batch_equals_its_clips_one_by_one(frontend: FrontEnd) -> None:
     torch.testing.assert_close(frontend(clips), alone, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("num_clips", "num_samples"), [(45, 8000), (1, 700_000)], ids=["many short", "one long"])
+def test_clips_of_several_blocks_have_the_features_of_a_graph(num_clips: int, num_samples: int) -> None:
+    frontend = make_frontend("fbank", 40)
+    clips = torch.stack([noise(num_samples, seed) for seed in range(num_clips)])
+    in_graph = frontend(clips.requires_grad_())
+    assert in_graph.requires_grad
+    torch.testing.assert_close(frontend(clips.detach()), in_graph.detach(), rtol=1e-5, atol=1e-4)
+
+
 def test_padding_behind_a_clip_leaves_its_own_frames_as_they_are() -> None:
     frontend = make_frontend("fbank", 80)
     clips = [noise(length, length) for length in (400, 1501, 4000)]

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from mae_ast_plugin.audio import ffmpeg
-from mae_ast_plugin.audio.reader import AudioError, AudioInfo, probe, read
+from mae_ast_plugin.audio.reader import AudioError, AudioInfo, probe, read, read_compact
 
 REAL_FILES = sorted((Path(__file__).resolve().parents[3] / "shared" / "data" / "formats").glob("*.*"))
 RATE = 16000
@@ -371,3 +371,28 @@ def test_no_file_descriptor_is_left_open(folder: Path, tmp_path: Path) -> None:
         read(folder / "aac.mkv", start=11 * RATE, num_samples=10)
         message_of(tmp_path / "text.wav")
     assert len(os.listdir("/dev/fd")) <= before
+
+
+# ---- 16 bits
+
+
+@pytest.mark.parametrize(("start", "num_samples"), [(0, None), (100, 700)])
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.sph", "clip.aiff"])
+def test_what_has_16_bits_keeps_them_and_is_the_same_audio(
+    clips: Path, name: str, start: int, num_samples: int | None
+) -> None:
+    compact, rate = read_compact(clips / name, start=start, num_samples=num_samples)
+    floats, _ = read(clips / name, start=start, num_samples=num_samples)
+    assert (compact.dtype, floats.dtype, rate) == (np.int16, np.float32, RATE)
+    np.testing.assert_array_equal(compact / 32768, floats)
+
+
+def test_channels_and_rates_that_must_be_computed_with_are_floats(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "stereo.wav", signal(900, channels=2), RATE, subtype="PCM_16")
+    soundfile.write(tmp_path / "mono.wav", signal(900), RATE, subtype="PCM_16")
+    soundfile.write(tmp_path / "fine.wav", signal(900), RATE, subtype="PCM_24")
+    assert read_compact(tmp_path / "stereo.wav")[0].dtype == np.float32
+    assert read_compact(tmp_path / "fine.wav")[0].dtype == np.float32
+    resampled, rate = read_compact(tmp_path / "mono.wav", sample_rate=RATE // 2)
+    assert rate == RATE // 2
+    np.testing.assert_array_equal(resampled, read(tmp_path / "mono.wav", sample_rate=RATE // 2)[0])

@@ -26,7 +26,13 @@ CONFIG = Path(__file__).parents[2] / "config"
 TINY = sorted(path.stem for path in CONFIG.glob("*_tiny.yaml"))
 LENGTHS_S = (0.61, 0.93, 0.8)
 WIDTH_S = 1.17
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0, "encoder_layerdrop": 0.0}
+NO_DROPOUT = {
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "dropout_input": 0.0,
+    "encoder_layerdrop": 0.0,
+    "drop_path": 0.0,
+}
 
 
 def section(recipe: str, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from case import Case
 from torch import Tensor
 
+from mae_ast_plugin.audio.frontend import as_float
 from mae_ast_plugin.audio.manifest import Manifest
 from mae_ast_plugin.data.batching import ClipRef
 from mae_ast_plugin.data.clips import ClipDataset
@@ -72,7 +73,7 @@ def _dataset(manifest: Manifest, cut: str, crop: int, least: int) -> ClipDataset
 
 
 def _crops(data: ClipDataset, crop: int) -> Tensor:
-    clips = [data[ClipRef(entry, 1, 0)].waveform for entry in range(len(data))]
+    clips = [as_float(data[ClipRef(entry, 1, 0)].waveform) for entry in range(len(data))]
     return torch.stack([torch.nn.functional.pad(clip, (0, crop - len(clip))) for clip in clips])
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
+import maskspec_swin_cases
 import torch
 from case import Case
 from maskspec_data import check_reading, check_weights
-from maskspec_published import Published, convention_of, drop, image, own
+from maskspec_published import Published, convention_of, drop, image, own, stretched
+from optimizer_cases import check_groups, mae_groups, step_of_adamw
 from ssast_cases import frequency_major, their_values
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,9 +46,9 @@ def check(case: Case) -> str | None:
     elif kind == "vit_classifier":
         _check_classifier(case)
     elif kind == "simmim_swin":
-        return "a Swin transformer (shifted windows, merging of patches) is not built"
+        maskspec_swin_cases.check(case)
     elif "layer_decay" in case.config:
-        return "fine-tuning's optimiser (a learning rate for each layer) is not built"
+        check_groups(case)
     elif "class_count" in case.expected:
         check_weights(case)
     elif any(case.folder.glob("*.hdf")):
@@ -244,20 +245,20 @@ def _check_learning(case: Case, published: Published, clips: Clips, mask: TokenM
 
 
 def _check_step(case: Case, published: Published, trained: list[str]) -> None:
-    """One step of AdamW; matrices and learned tokens are decayed, offsets and norms are not."""
+    """One step of AdamW with the groups that training makes; the case's are in the original's order."""
     options, network = case.config["optimizer"], published.network
-    ours = {}
-    for name, parameter in network.named_parameters():
-        ours |= dict.fromkeys(published.names.to_theirs({name: parameter}), parameter)
-    groups: list[dict[str, Any]] = [
-        {"weight_decay": group["weight_decay"], "params": []} for group in options["groups"]
-    ]
-    for name in [name for name in published.tensors if name in trained]:
-        plain = published.tensors[name].dim() <= 1 or name.endswith(".bias")
-        next(group for group in groups if (group["weight_decay"] == 0) == plain)["params"].append(name)
-    case.scalar("optimizer.groups", groups)
-    named = [{**group, "params": [ours[name] for name in group["params"]]} for group in groups]
-    torch.optim.AdamW(named, lr=options["lr"], betas=tuple(options["betas"]), eps=options["eps"]).step()
+    groups = mae_groups(network)
+    decays = {
+        theirs: group.decays
+        for group in groups
+        for ours, parameter in group.members.items()
+        for theirs in published.names.to_theirs({ours: parameter})
+    }
+    rates = [group["weight_decay"] for group in options["groups"]]
+    named = [[name for name in published.tensors if name in trained and decays[name] == (rate > 0)] for rate in rates]
+    found = [{"weight_decay": rate, "params": names} for rate, names in zip(rates, named, strict=True)]
+    case.scalar("optimizer.groups", found)
+    step_of_adamw(groups, {**options, "weight_decay": max(rates)})
     after = published.names.to_theirs(dict(network.named_parameters()))
     own(case, "hidden_abs")("cls_token_after_one_step", after["cls_token"])
     drop(case, "optimizer")
@@ -294,13 +295,7 @@ def _check_classifier(case: Case) -> None:
     published = Published(case)
     network, num_chan, config = published.network, published.num_chan, case.config["model"]
     head = Classifier(published.tensors, config["layer_norm_eps"])
-    normalized = network.norm(published.features(case))
-    wanted = config["img_size"][1]
-    if normalized.shape[1] < wanted:
-        normalized = F.interpolate(
-            image(normalized)[:, None], (normalized.shape[2], wanted), mode="bicubic", align_corners=True
-        )[:, 0].transpose(1, 2)
-        own(case, "normalized_features_abs")("stretched_features", image(normalized))
+    normalized = stretched(case, network.norm(published.features(case)), config["img_size"][1])
     columns = network.tokens.num_time(config["target_size"][1])
     case.scalar("columns_used", columns)
     normalized = normalized[:, : network.tokens.num_frames(columns)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from case import Case
 from torch import Tensor
+from torch.nn import functional as F
 
 from mae_ast_plugin.audio import emphasised
 from mae_ast_plugin.audio.emphasised import EmphasisedMel
@@ -38,6 +39,17 @@ def convention_of(config: Mapping[str, Any]) -> EmphasisedMel:
 
 def image(features: Tensor) -> Tensor:
     return features.transpose(1, 2)
+
+
+def stretched(case: Case, normalized: Tensor, num_frames: int) -> Tensor:
+    """What the original does with features (B, T, F) that are too short; the program fills them up instead."""
+    if normalized.shape[1] >= num_frames:
+        return normalized
+    size = (normalized.shape[2], num_frames)
+    longer = F.interpolate(image(normalized)[:, None], size, mode="bicubic", align_corners=True)[:, 0]
+    if "stretched_features" in case.expected:
+        own(case, "normalized_features_abs")("stretched_features", longer)
+    return image(longer)
 
 
 class Published:

@@ -11,6 +11,7 @@ from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq.optim.lr_scheduler.cosine_lr_scheduler import CosineLRSchedule, CosineLRScheduleConfig
 from msm_mae_published import Masked, Published, features_in_windows, images, spectrograms
 from omegaconf import OmegaConf
+from optimizer_cases import mae_groups, step_of_adamw
 from ssast_cases import frequency_major
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -222,16 +223,7 @@ def _compare_gradients(case: Case, published: Published, network: MaskedAutoenco
 
 def _compare_step(case: Case, published: Published, network: MaskedAutoencoder) -> None:
     options, tolerance = case.config["optimizer_step"], case.config["tolerances"]
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in network.named_parameters():
-        groups[published.decays(name, parameter)].append(parameter)
-    rates = {True: options["weight_decay"], False: 0.0}
-    torch.optim.AdamW(
-        [{"params": parameters, "weight_decay": rates[decays]} for decays, parameters in groups.items()],
-        lr=options["lr"],
-        betas=tuple(options["betas"]),
-        eps=options["eps"],
-    ).step()
+    step_of_adamw(mae_groups(network), options)
     theirs = published.names.to_theirs({name: p.detach() for name, p in network.named_parameters()})
     norms = torch.stack([theirs[name].norm() for name in case.config["grad_names"]])
     case.within("after_step.param_norms", norms, tolerance)

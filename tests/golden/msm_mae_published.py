@@ -81,11 +81,6 @@ class Published:
     def network(self) -> MaskedAutoencoder:
         return build_network(self.checkpoint)
 
-    def decays(self, name: str, tensor: Tensor) -> bool:
-        """Whether the original's optimiser decays a parameter: by the form it has there."""
-        forms = self.names.to_theirs({name: tensor.detach()})
-        return any(form.dim() > 1 and not key.endswith(".bias") for key, form in forms.items())
-
 
 def features_in_windows(network: MaskedAutoencoder, normalized: Tensor) -> tuple[list[Tensor], Tensor]:
     """Outputs of the layers and the last one of the network, windows joined: (B, steps, C D) each."""

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mae_ast_plugin import load_model
-from mae_ast_plugin.checkpoint import CheckpointError, load_checkpoint
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import autoencoder_of
-from mae_ast_plugin.methods.maskspec import METHOD, WINDOWED
+from mae_ast_plugin.methods.maskspec import METHOD
 from mae_ast_plugin.methods.method import Foreign, methods
 from mae_ast_plugin.methods.statistics import TABLES, read_statistics
 from mae_ast_plugin.nn.positions import sincos_grid
@@ -228,12 +227,3 @@ def test_what_a_published_network_never_heard_makes_no_difference(tmp_path: Path
     features = [encoder.network.norm(encoder.frontend(wave[None])) for wave in (clip, clip + hiss)]
     assert float(features[0].abs().max()) < 8
     torch.testing.assert_close(features[1][..., 120:], features[0][..., 120:], rtol=0, atol=1e-3)
-
-
-def test_the_swin_variant_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint-60.pth"
-    swin = {"patch_embed.proj.weight": torch.zeros(16, 1, 4, 4), WINDOWED: torch.zeros(49, 2)}
-    torch.save({"model": swin}, path)
-    with pytest.raises(CheckpointError, match="Swin") as caught:
-        load_checkpoint(path)
-    assert "\n" not in str(caught.value)

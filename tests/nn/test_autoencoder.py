@@ -215,6 +215,18 @@ def test_the_encoder_is_given_the_visible_tokens_only(variant: dict) -> None:
     assert encoded.inputs.shape[1] == max(max(1, int(0.25 * count)) for count in clips.num_tokens)
 
 
+@every_variant
+def test_what_is_predicted_is_what_the_whole_decoder_says_of_hidden_places(variant: dict) -> None:
+    net, lengths = network(**variant), [37, 21]
+    clips = net.cut(log_mel(2, 37), lengths)
+    mask = draw(clips)
+    whole = net.predict(net.decode(net.encode(clips, mask).stack.last, clips, mask).last, clips, mask)
+    own = mask.hidden < mask.num_tokens
+    some = net(clips, mask)
+    for ours, expected in ((some.reconstructed, whole.reconstructed), (some.classified, whole.classified)):
+        torch.testing.assert_close(ours[own], expected[own], rtol=1e-4, atol=1e-5)
+
+
 def test_targets_are_the_normalised_patches_at_hidden_places() -> None:
     net = network()
     clips = net.cut(log_mel(2, 29), [29, 12])

@@ -61,3 +61,16 @@ def test_xavier_encoder_leaves_what_is_behind_the_encoder_small() -> None:
     assert not made.get_parameter("decoder_positions.grid.table").any()
     assert 0.01 < float(made.get_parameter("decoder_mask_token").std()) < 0.03
     assert float(made.get_parameter("class_tokens").abs().max()) < 1e-5
+
+
+def test_normal_throughout_leaves_all_but_the_embedding_small() -> None:
+    made, plain = network("normal_throughout"), network("normal")
+    for name, layer in matrices(made).items():
+        if name != "embed":
+            assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.1), name
+            assert not layer.bias.any(), name
+    assert float(matrices(made)["embed"].weight.detach().std()) == pytest.approx(
+        float(matrices(plain)["embed"].weight.detach().std()), rel=0.1
+    )
+    for name in ("decoder_mask_token", "class_tokens"):
+        assert 0.01 < float(made.get_parameter(name).detach().std()) < 0.03

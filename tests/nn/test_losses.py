@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,6 +24,15 @@ def test_info_nce_is_the_cross_entropy_of_each_clip(shape: tuple[int, int, int])
     for clip in range(shape[0]):
         expected = F.cross_entropy(predicted[clip] @ target[clip].T, torch.arange(shape[1]), reduction="none")
         torch.testing.assert_close(losses[clip], expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("squared", F.mse_loss), ("absolute", F.l1_loss)])
+def test_errors_of_tokens_average_to_torchs_loss(kind: str, reference: Callable[..., torch.Tensor]) -> None:
+    predicted, target = pair(2, 5, 7)
+    errors = reconstruction_errors(predicted, target, kind)
+    assert errors.shape == (2, 5)
+    torch.testing.assert_close(errors.mean(), reference(predicted, target))
+    torch.testing.assert_close(errors[1, 3], reference(predicted[1, 3], target[1, 3]))
 
 
 def test_without_knowledge_info_nce_is_the_logarithm_of_the_number_of_tokens() -> None:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from mae_ast_plugin.nn.noise import combine, uniform
+from mae_ast_plugin.nn.noise import combine, random_bits, random_ranks, uniform
 
 # the first outputs of SplitMix64 for the seed 0, as its authors' program prints them
 SPLITMIX64 = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC)
@@ -81,3 +81,12 @@ def test_neighbouring_parts_give_seeds_that_are_all_different() -> None:
     assert len(made) == 5000
     bits = torch.tensor([[value >> bit & 1 for bit in range(64)] for value in made]).float()
     assert (bits.mean(dim=0) - 0.5).abs().max() < 0.035  # each bit is set half of the time
+
+
+def test_ranks_put_places_in_the_order_of_their_bits_and_then_of_their_places() -> None:
+    seeds = torch.arange(5)
+    ranks = random_ranks(seeds, 300, stream=2)
+    expected = random_bits(seeds, 300, stream=2) * 300 + torch.arange(300)
+    assert bool((ranks >= 0).all())
+    assert torch.equal(ranks.argsort(dim=1), expected.argsort(dim=1))
+    assert torch.equal(ranks & ((1 << 23) - 1), torch.arange(300).expand(5, -1))

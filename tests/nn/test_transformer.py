@@ -216,3 +216,23 @@ def test_without_its_outer_norm_a_stack_has_none_and_is_otherwise_the_same(pre_n
         assert torch.equal(normed.norm(plain(x).last), normed(x).last)
     else:
         assert torch.equal(plain(normed.norm(x)).last, normed(x).last)
+
+
+@pytest.mark.parametrize("layer_drop", [0.0, 1.0])
+@pytest.mark.parametrize("recompute", [False, True])
+@norm_orders
+def test_the_tokens_that_are_wanted_are_those_of_the_whole_output(
+    pre_norm: bool, recompute: bool, layer_drop: float
+) -> None:
+    made = stack(pre_norm=pre_norm, recompute=recompute, layer_drop=layer_drop).train()
+    x, padding = tokens(2, 7), torch.arange(7) >= torch.tensor([7, 5])[:, None]
+    only = torch.tensor([[0, 3, 6], [1, 4, 7]])  # 7: no token, which gives some token
+    results = []
+    for wanted in (None, only):
+        made.zero_grad()
+        last = made(x, padding, only=wanted).last
+        picked = last if wanted is not None else last.gather(1, only.clamp(max=6)[..., None].expand(-1, -1, SMALL.dim))
+        picked.square().sum().backward()
+        results.append([picked, *(parameter.grad for parameter in made.parameters())])
+    for some, whole in zip(*results, strict=True):
+        torch.testing.assert_close(some, whole, rtol=1e-4, atol=1e-5)

@@ -243,3 +243,14 @@ def test_other_settings_are_told(change: tuple[str, str, Any], told: str, caplog
         compare(True, *change)
     assert [record.message for record in caplog.records if not record.message.startswith(told or "?")] == []
     assert len(caplog.records) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("all", []), ("weights", ["going on with task.decayed=weights, it was all"])]
+)
+def test_a_setting_that_was_not_there_yet_had_its_default(
+    value: str, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        compare(True, "task", "decayed", value)
+    assert [record.message for record in caplog.records] == told

@@ -15,6 +15,7 @@ from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 
 from mae_ast_plugin.launch.prepare import checked
+from mae_ast_plugin.launch.recipe_settings import recipe_settings
 from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def test_commands_of_the_original_readme_run_as_printed(
 
 @pytest.mark.parametrize("recipe", recipe_names([recipe_folder()]))
 def test_every_recipe_trains(recipe: str, run: Command) -> None:
-    done = run("--config-name", recipe, f"common.user_dir={recipe_folder().parent / 'mae_ast_plugin'}")
+    in_stages = bool(recipe_settings(recipe).model.stage_layers)  # there the small network is another
+    sizes = ("model.stage_layers=1-1", "model.decoder_layers=0") if in_stages else ()
+    done = run("--config-name", recipe, f"common.user_dir={recipe_folder().parent / 'mae_ast_plugin'}", *sizes)
     assert has_trained(done)
     assert all(float(values["loss"]) > 0 for values in done.logged())
 
@@ -279,6 +282,10 @@ def complaint(finished: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str,
         ),
         ({"common.fp16": True}, ("common.fp16=true", "model.precision=bfloat16")),
         ({"common.bf16": True}, ("common.bf16=true", "model.precision=bfloat16")),
+        (
+            {"optimizer._name": "nag", "task.layer_decay": 0.75},
+            ("task.layer_decay=0.75 works with optimizer=adam, and optimizer=nag is asked for",),
+        ),
         ({"task.data": "no/such/folder"}, ("task.data is 'no/such/folder', which is no folder", "manifests scan")),
         ({"checkpoint.restore_file": "no/such.pt"}, ("checkpoint.restore_file is no/such.pt: there is no such file",)),
         ({"checkpoint.finetune_from_model": "no/such.pt"}, ("checkpoint.finetune_from_model is no/such.pt",)),

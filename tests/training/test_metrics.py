@@ -12,7 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from mae_ast_plugin.criterions.mae_ast import perplexity
+from mae_ast_plugin.criterions.mae_ast import MaskedPredictionCriterion, perplexity
+from mae_ast_plugin.methods.settings import CriterionSettings
+from mae_ast_plugin.nn.autoencoder import Predictions
 
 if TYPE_CHECKING:
     from .conftest import Command, Corpus, Run
@@ -182,3 +184,13 @@ def test_bfloat16_trains_on_a_processor_with_float32_weights_and_resumes_bit_for
     float32, bfloat16 = finished.logged()[0], whole.logged()[0]  # before the first step the weights are the same
     assert float(bfloat16["mse"]) == pytest.approx(float(float32["mse"]), rel=0.02)
     assert bfloat16["loss"] != float32["loss"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("squared", "mse"), ("absolute", "l1")])
+def test_the_mean_error_is_called_by_its_kind(kind: str, name: str) -> None:
+    criterion = MaskedPredictionCriterion(CriterionSettings(reconstruction_error=kind, classification_weight=0.0))
+    ones = torch.ones(2, 3, 4)
+    _, _, logging = criterion.losses(Predictions(3 * ones, 3 * ones, ones, None, (3, 3)), 2)
+    shown = criterion.shown_values([logging])
+    assert float(shown[name]) == {"mse": 4.0, "l1": 2.0}[name]
+    assert not {"mse", "l1"} - {name} & set(shown)
