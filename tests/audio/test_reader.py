@@ -379,18 +379,20 @@ def test_no_file_descriptor_is_left_open(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("start", "num_samples"), [(0, None), (100, 700)])
 @pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.sph", "clip.aiff"])
 def test_what_has_16_bits_keeps_them_and_is_the_same_audio(
-    clips: Path, name: str, start: int, num_samples: int | None
+    tmp_path: Path, name: str, start: int, num_samples: int | None
 ) -> None:
-    compact, rate = read_compact(clips / name, start=start, num_samples=num_samples)
-    floats, _ = read(clips / name, start=start, num_samples=num_samples)
+    file_format, subtype, _ = SOUND_FORMATS[name]
+    soundfile.write(tmp_path / name, signal(0.1), RATE, format=file_format, subtype=subtype)
+    compact, rate = read_compact(tmp_path / name, start=start, num_samples=num_samples)
+    floats, _ = read(tmp_path / name, start=start, num_samples=num_samples)
     assert (compact.dtype, floats.dtype, rate) == (np.int16, np.float32, RATE)
     np.testing.assert_array_equal(compact / 32768, floats)
 
 
 def test_channels_and_rates_that_must_be_computed_with_are_floats(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "stereo.wav", signal(900, channels=2), RATE, subtype="PCM_16")
-    soundfile.write(tmp_path / "mono.wav", signal(900), RATE, subtype="PCM_16")
-    soundfile.write(tmp_path / "fine.wav", signal(900), RATE, subtype="PCM_24")
+    soundfile.write(tmp_path / "stereo.wav", signal(0.1, channels=2), RATE, subtype="PCM_16")
+    soundfile.write(tmp_path / "mono.wav", signal(0.1), RATE, subtype="PCM_16")
+    soundfile.write(tmp_path / "fine.wav", signal(0.1), RATE, subtype="PCM_24")
     assert read_compact(tmp_path / "stereo.wav")[0].dtype == np.float32
     assert read_compact(tmp_path / "fine.wav")[0].dtype == np.float32
     resampled, rate = read_compact(tmp_path / "mono.wav", sample_rate=RATE // 2)
