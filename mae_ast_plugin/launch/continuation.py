@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mae_ast_plugin.checkpoint import OUR_PREFIX, CheckpointError, read_container
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.beginnings import BEHIND, ENCODER, check_beginning, differing
 from mae_ast_plugin.launch.changes import EPOCH_AGAIN, check_manifests, check_settings
 
 logger = logging.getLogger(__name__)
 
 RESTORE_DEFAULT = "checkpoint_last.pt"
-# What a run cannot change on its way: the network's shape and its features.
-SHAPES = {
-    "model": (
-        "ast_kernel_size_chan",
-        "ast_kernel_size_time",
-        "ast_kernel_stride_chan",
-        "ast_kernel_stride_time",
-        "encoder_layers",
-        "encoder_embed_dim",
-        "encoder_ffn_embed_dim",
-        "encoder_attention_heads",
-        "decoder_embed_dim",
-        "decoder_layers",
-        "use_post_enc_proj",
-        "layer_norm_first",
-        "enc_sine_pos",
-        "dec_sine_pos",
-        "enc_conv_pos",
-        "dec_conv_pos",
-    ),
-    "task": ("feature_type", "feature_dim", "deltas", "sample_rate"),
-}
 
 
 class Finished(Exception):
@@ -56,6 +34,8 @@ def check_checkpoints(cfg: Any) -> None:
         last.parent.glob("checkpoint*.pt"), key=lambda path: (path == last, path.stat().st_mtime), reverse=True
     )
     if not stored:
+        if settings.get("finetune_from_model"):
+            check_beginning(settings.finetune_from_model, cfg)
         return
     if given:
         _prefer_own_checkpoint(settings)
@@ -69,13 +49,15 @@ def is_own(settings: Any) -> bool:
 
 
 def _check_foreign(name: str, path: str) -> None:
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
+    if name == "finetune_from_model":  # takes whatever can be loaded
+        return
     tensors = read_container(path, mmap=True).get("model") or {}
     if not any(tensor.startswith(OUR_PREFIX) for tensor in tensors):
         raise PlainError(
-            f"checkpoint.{name} is {path}, which this plugin did not train: load_model reads published checkpoints, "
-            "training can go on only from its own"
+            f"checkpoint.{name} is {path}, which this plugin did not train: a run goes on only from its own; to begin "
+            "a new one with these weights set checkpoint.finetune_from_model"
         )
 
 
@@ -115,8 +97,13 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
     updates = int(history[-1].get("num_updates", 0))
     stored = content.get("cfg") or {}
     save_dir = cfg.checkpoint.save_dir
-    for section, names in SHAPES.items():
-        _check_same(section, names, stored.get(section) or {}, cfg[section], save_dir)
+    difference = differing(stored, cfg, ENCODER + BEHIND)
+    if difference is not None:
+        name, before, now = difference
+        raise PlainError(
+            f"{save_dir} holds a run with {name}={before}, but {name}={now} is asked for; choose another "
+            "hydra.run.dir, or move the old run away"
+        )
     limit = cfg.optimization.max_update
     if limit and updates >= limit:
         raise Finished(
@@ -134,14 +121,3 @@ def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:
             f"{save_dir} was written by {processes} processes in the middle of an epoch and there are {wanted} now; "
             f"start as many as before, or {EPOCH_AGAIN}"
         )
-
-
-def _check_same(
-    section: str, names: tuple[str, ...], stored: Mapping[str, Any], wanted: Mapping[str, Any], save_dir: str
-) -> None:
-    for name in names:
-        if name in stored and stored[name] != wanted[name]:
-            raise PlainError(
-                f"{save_dir} holds a run with {section}.{name}={stored[name]}, but {section}.{name}={wanted[name]} is "
-                "asked for; choose another hydra.run.dir, or move the old run away"
-            )

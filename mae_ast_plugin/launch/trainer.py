@@ -15,6 +15,7 @@ from fairseq.trainer import Trainer
 from torch import Tensor
 
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.beginnings import begin_with
 from mae_ast_plugin.launch.continuation import is_own
 from mae_ast_plugin.launch.grouping import asked_grouping, group_steps
 from mae_ast_plugin.launch.stopping import stop_requested
@@ -140,9 +141,15 @@ class SteadyTrainer(Trainer):
         state["extra_state"]["skipped_updates"] = self.skipped_updates
         return state
 
-    def load_checkpoint(self, *args: Any, **options: Any) -> Any:
-        """Load a checkpoint; with checkpoint.reset_dataloader=true its epoch begins again."""
-        extra = super().load_checkpoint(*args, **options)
+    def load_checkpoint(self, filename: str, *args: Any, **options: Any) -> Any:
+        """Load a checkpoint; with checkpoint.reset_dataloader=true its epoch begins again.
+
+        Of the weights that a new run begins with nothing else is taken, and they may be of any known format.
+        """
+        if filename == self.cfg.checkpoint.finetune_from_model:
+            begin_with(self.get_model().autoencoder, filename)
+            return None
+        extra = super().load_checkpoint(filename, *args, **options)
         if extra is not None:
             self.skipped_updates = int(extra.get("skipped_updates", 0))
             if self._begins_epoch_again:
