@@ -10,22 +10,14 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs, splits
 from manifests.hdf5_layout import open_file, read_classes, read_labels, read_names
-from manifests.order import place_order
-from manifests.output import Findings, find_out, report_findings, write_splits
+from manifests.members import Member, probe_members, write_members
+from manifests.output import Findings
 
 ENDINGS = (".h5", ".hdf5", ".hdf")
-
-
-class Found(NamedTuple):
-    """What a file says of a clip: its name and its label."""
-
-    name: str
-    label: str | None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,21 +39,15 @@ def run(options: argparse.Namespace) -> None:
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     listed = _list_rows(root, paths, read_classes(options.classes) if options.classes else None)
     # the share is of rows, not of files: there are few files, and large ones
-    rows = sorted((row for row in listed if options.shard.holds(row)), key=place_order)
-    out, findings = Path(options.out), Findings()
+    members = {row: member for row, member in listed.items() if options.shard.holds(row)}
     of = ["hdf5", [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]]
-    with jobs.Journal(out / ".hdf5.journal", of) as journal:
-        find_out(root, rows, findings, jobs=options.jobs, journal=journal, label_of=lambda row: listed[row].label)
-        for row in findings.unreadable:
-            findings.unreadable[row] += f" ({listed[row].name})"
-        report_findings(out, root, findings)
-        clips = {row: findings.clips[row] for row in rows if row in findings.clips}
-        write_splits(out, root, clips, valid=options.valid, test=options.test, seed=options.seed)
+    with jobs.Journal(Path(options.out) / ".hdf5.journal", of) as journal:
+        write_members(root, probe_members(root, members, Findings(), journal, options), options)
 
 
-def _list_rows(root: str, paths: Sequence[str], classes: Sequence[str] | None) -> dict[str, Found]:
+def _list_rows(root: str, paths: Sequence[str], classes: Sequence[str] | None) -> dict[str, Member]:
     """Give the rows of all files with what the files say of them."""
-    listed: dict[str, Found] = {}
+    listed: dict[str, Member] = {}
     for path in paths:
         if not path.lower().endswith(ENDINGS):
             raise PlainError(f"{path} does not end in {', '.join(ENDINGS)}, so no reader would know it: rename it")
@@ -69,5 +55,5 @@ def _list_rows(root: str, paths: Sequence[str], classes: Sequence[str] | None) -
         with open_file(path) as file:
             for number, label in enumerate(read_labels(file, path, classes)):
                 name = names[number] if number < len(names) else "it has no name"
-                listed[f"{os.path.relpath(path, root)}:{number}"] = Found(name, label)
+                listed[f"{os.path.relpath(path, root)}:{number}"] = Member(name, label)
     return listed

@@ -11,21 +11,14 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mae_ast_plugin.audio.listing import find_files
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs, splits
-from manifests.order import place_order
-from manifests.output import Findings, find_out, report_findings, write_splits
+from manifests.members import Member, probe_members, write_members
+from manifests.output import Findings
 from manifests.shards import check_shard, read_shard
-
-
-class Found(NamedTuple):
-    """A clip's name in its shard, and its label."""
-
-    member: str
-    label: str | None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,14 +47,10 @@ def run(options: argparse.Namespace) -> None:
         jobs.Journal(out / ".tar-clips.journal", of) as probed,
     ):
         members = _index(root, names, options, indexed, findings)
-        rows = sorted(members, key=place_order)
-        find_out(root, rows, findings, jobs=options.jobs, journal=probed, label_of=lambda row: members[row].label)
-        _name_members(findings, members)
-        report_findings(out, root, findings)
-        clips = {row: findings.clips[row] for row in rows if row in findings.clips}
+        clips = probe_members(root, members, findings, probed, options)
         if options.label is not None and all(clip.label is None for clip in clips.values()):
             raise PlainError(f"no .json in {root} has the field {options.label!r} of --label: name one that is there")
-        write_splits(out, root, clips, valid=options.valid, test=options.test, seed=options.seed)
+        write_members(root, clips, options)
 
 
 def find_shards(given: Sequence[str]) -> list[str]:
@@ -83,16 +72,16 @@ def find_shards(given: Sequence[str]) -> list[str]:
 
 def _index(
     root: str, names: Sequence[str], options: argparse.Namespace, journal: jobs.Journal, findings: Findings
-) -> dict[str, Found]:
+) -> dict[str, Member]:
     """Read the headers of all shards; gives the clips by row, and puts what is wrong into the findings."""
-    members: dict[str, Found] = {}
+    members: dict[str, Member] = {}
     num_without_audio = num_dotted = 0
     index = partial(_index_shard, root, options.label or "label")
     for name, (clips, problems, without_audio, dotted) in jobs.each(
         index, names, jobs=options.jobs, what="reading headers", journal=journal, unit="shard", per_task=1
     ):
         for member, offset, num_bytes, label in clips:
-            members[f"{name}:{offset}:{num_bytes}"] = Found(member, label)
+            members[f"{name}:{offset}:{num_bytes}"] = Member(member, label)
         findings.unreadable.update((f"{name}/{member}" if member else name, reason) for member, reason in problems)
         num_without_audio += without_audio
         num_dotted += dotted
@@ -107,7 +96,7 @@ def _index_shard(root: str, label_field: str, name: str) -> tuple[Any, ...]:
         return [], [("", f"cannot be read: {error.strerror}")], 0, 0
 
 
-def _say_counts(names: Sequence[str], members: dict[str, Found], num_without_audio: int, num_dotted: int) -> None:
+def _say_counts(names: Sequence[str], members: dict[str, Member], num_without_audio: int, num_dotted: int) -> None:
     print(f"{len(members)} audio members in {len(names)} shards")
     if num_without_audio:
         print(f"{num_without_audio} keys without audio were left out; Dasheng's own loader would stop at them")
@@ -117,12 +106,6 @@ def _say_counts(names: Sequence[str], members: dict[str, Found], num_without_aud
         )
     if without_label := sum(found.label is None for found in members.values()):
         print("no clip has a label" if without_label == len(members) else f"{without_label} clips have no label")
-
-
-def _name_members(findings: Findings, members: dict[str, Found]) -> None:
-    """Say the member's name beside the reason: nobody knows a clip by its offset."""
-    for row in findings.unreadable.keys() & members.keys():
-        findings.unreadable[row] += f" (member {members[row].member})"
 
 
 def _version(path: str) -> list[Any]:

@@ -16,7 +16,7 @@ import soundfile
 
 from mae_ast_plugin.audio.manifest import Manifest
 from mae_ast_plugin.audio.reader import read
-from manifests import tar
+from manifests import members, tar
 from manifests.__main__ import main
 from manifests.output import find_out
 from manifests.shards import key_of
@@ -160,7 +160,7 @@ def test_interrupted_work_goes_on_and_reads_no_shard_twice(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tar, "find_out", stop_after)
+        patch.setattr(members, "find_out", stop_after)
         run(tmp_path / "in", tmp_path / "out")
     assert run(tmp_path / "in", tmp_path / "out") == 0
     assert len(indexed) == len(set(indexed)) == 5
@@ -250,7 +250,7 @@ def test_what_is_wrong_with_single_members_is_said(tmp_path: Path) -> None:
     assert "holds no label (Expecting property name" in problems["s.tar/good.json"]
     assert "neither text, nor a number" in problems["s.tar/twice.json"]
     (page,) = [reason for name, reason in problems.items() if name.startswith("s.tar:")]
-    assert "holds text, not audio" in page and "(member page.wav)" in page
+    assert "holds text, not audio" in page and "(page.wav)" in page
     assert len(problems) == 6
 
 
