@@ -21,9 +21,10 @@ BLOCK_SCORES = 1 << 21  # 8 MiB of float32; fewer steps of two threads that wait
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None, dropout: float) -> Tensor:
     """Attend: each (B, H, N, D / H), queries perhaps fewer than keys; ``attend`` (B, 1, 1, N) is true at keys that may
-    be seen; ``dropout`` is the share of the weights that is dropped.
+    be seen, or what is added to the scores; ``dropout`` is the share of the weights that is dropped.
     """
-    if not 0 < dropout < 1 or not is_ours(query):
+    is_bias = attend is not None and attend.dtype != torch.bool
+    if not 0 < dropout < 1 or is_bias or not is_ours(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
     return _BlockedAttention.apply(query, key, value, attend, dropout)  # type: ignore[no-any-return]
 

@@ -23,7 +23,7 @@ def xavier(network: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if name != "embed":
-                nn.init.zeros_(module.bias)
+                _empty_offset(module)
     for name, parameter in network.named_parameters():
         if name.endswith(("mask_token", "class_tokens")):
             nn.init.normal_(parameter, std=TOKEN_STD)
@@ -41,7 +41,7 @@ def xavier_encoder(network: nn.Module) -> None:
                 nn.init.xavier_uniform_(module.weight)
             else:
                 nn.init.trunc_normal_(module.weight, std=TOKEN_STD)
-            nn.init.zeros_(module.bias)
+            _empty_offset(module)
     for name, parameter in network.named_parameters():
         if name.endswith("mask_token"):
             nn.init.normal_(parameter, std=TOKEN_STD)
@@ -59,11 +59,15 @@ def normal_throughout(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and name != "embed":
             nn.init.normal_(module.weight, std=TOKEN_STD)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            _empty_offset(module)
     for name, parameter in network.named_parameters():
         if name.endswith(("mask_token", "class_tokens")):
             nn.init.normal_(parameter, std=TOKEN_STD)
+
+
+def _empty_offset(module: nn.Linear) -> None:
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {

@@ -12,6 +12,7 @@ from torch import nn
 from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.settings import ModelSettings
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
+from mae_ast_plugin.nn.initialization import INITIALIZATIONS
 
 
 def network(weight_init: str, **more: Any) -> MaskedAutoencoder:
@@ -74,3 +75,17 @@ def test_normal_throughout_leaves_all_but_the_embedding_small() -> None:
     )
     for name in ("decoder_mask_token", "class_tokens"):
         assert 0.01 < float(made.get_parameter(name).detach().std()) < 0.03
+
+
+@pytest.mark.parametrize("weight_init", INITIALIZATIONS)
+def test_every_law_reaches_stages_whose_mergings_have_no_offset(weight_init: str) -> None:
+    model = ModelSettings(
+        ast_kernel_size_chan=4, ast_kernel_size_time=4, ast_kernel_stride_chan=4, ast_kernel_stride_time=4,
+        encoder_layers=2, stage_layers="1-1", attention_window=4, window_columns=8, encoder_embed_dim=16,
+        decoder_embed_dim=16, encoder_ffn_embed_dim=32, encoder_attention_heads=2, decoder_layers=0,
+        layer_norm_first=True, hide_in_encoder=True, fill_windows=True, two_heads=False, enc_sine_pos=False,
+        dec_sine_pos=False, attention_dropout=0.0, weight_init=weight_init,
+    )  # fmt: skip
+    made = autoencoder_of(model, 16)
+    assert all(bool(parameter.isfinite().all()) for parameter in made.parameters())
+    assert any(layer.bias is None for layer in matrices(made).values())
