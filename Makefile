@@ -1,5 +1,5 @@
 # One command for each thing one does here; `make demo` and `make test` set everything up themselves.
-.PHONY: setup demo test test-all lint s3prl-setup bench-setup bench clean
+.PHONY: setup demo test test-all lint s3prl-setup bench-setup bench bench-data clean
 
 BIN := .venv/bin
 
@@ -28,6 +28,9 @@ bench-setup: setup  ## the programs the speed benchmarks compare with
 
 bench: bench-setup  ## speed, side by side with other programs; nothing else should run meanwhile
 	@cd benchmarks && for name in fbank masks step manifest loader; do ../$(BIN)/python $$name.py; done
+
+bench-data: setup  ## batches, use of the cores by check and stats, thirty kills: 15 minutes, no other programs needed
+	@cd benchmarks && for name in batches check kills; do ../$(BIN)/python $$name.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info demo runs

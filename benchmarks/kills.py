@@ -3,7 +3,7 @@
 Trains a small network on synthetic clips once without a break. Then the same run in another folder, ended by SIGKILL
 (its workers too) at random moments: while it starts, between updates, and while it writes a checkpoint; started again
 with the same command each time. In the end weights and optimiser of both runs are compared bit for bit. Everything
-that draws numbers is on: crops, masks, dropout, layer drop, workers.
+that draws numbers is on: crops, masks, filters, dropout, layer drop, workers.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ SETTINGS = (
     "lr_scheduler.warmup_updates=10",
     "model.dropout=0.1",
     "model.encoder_layerdrop=0.2",
+    "task.feature_type=emphasised_mel",
+    "task.vary_filters=true",
 )
 
 

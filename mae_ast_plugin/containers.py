@@ -94,9 +94,10 @@ def write_folder(path: str | Path, content: Mapping[str, Any], state: Mapping[st
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
         # each replaced as a whole: whoever has read the old file still looks into it
-        save_file(copies, tensors)
-        tensors.replace(folder / TENSORS)
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        save_file(copies, tensors)
+        tensors.chmod(config.stat().st_mode)  # safetensors lets nobody else read it
+        tensors.replace(folder / TENSORS)
         config.replace(folder / CONFIG)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(path, f"it cannot be written: {error}") from error

@@ -6,6 +6,7 @@ Each sub-command is a module with ``add_parser``, which names its options and th
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from manifests import (
     esc50,
     fsd50k,
     hdf5,
+    jobs,
     librispeech,
     merge,
     pack,
@@ -50,12 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PlainError as error:
         print(f"manifests: {error}", file=sys.stderr)
     except OSError as error:  # reading clips has sentences of its own, this is a place that cannot be written
-        print(f"manifests: {error.filename}: {error.strerror}: choose another --out or mend it", file=sys.stderr)
+        # a full disk is found while writing, when no file is named
+        place = error.filename or getattr(options, "out", None)
+        print(f"manifests: {place}: {error.strerror}: choose another --out or mend it", file=sys.stderr)
     return 2
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Run as a program: SIGTERM ends it as Ctrl-C does, with what is done kept and its processes gone."""
+    jobs.raise_on_termination()
     try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("manifests: interrupted; most commands go on where they stopped when they are given again")
+        return main()
+    except KeyboardInterrupt as interrupt:
+        jobs.end_processes()
+        print(
+            "manifests: interrupted; most commands go on where they stopped when they are given again", file=sys.stderr
+        )
+        return 128 + (signal.SIGTERM if isinstance(interrupt, jobs.Terminated) else signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from mae_ast_plugin.audio.manifest import Manifest
 from mae_ast_plugin.errors import PlainError
 from manifests.jobs import Share
+from manifests.output import version_of
+from manifests.tsv import is_manifest
 
 BLOCK_ROWS = 32
-LISTS_OF_FAILURES = ("unreadable.tsv", "findings.tsv")  # which the commands write beside manifests
 
 
 class CorpusRow(NamedTuple):
@@ -102,6 +103,14 @@ def rows_of(block: str) -> Iterator[tuple[str, int, int | None]]:
         yield manifest[row].path, int(manifest.lengths[row]), rate
 
 
+def version_of_block(block: str) -> str:
+    """Tell in which state the files of a block's clips are, by their sizes and times."""
+    versions = hashlib.blake2b(digest_size=8)
+    for path, _, _ in rows_of(block):
+        versions.update(f"{version_of(path)}\n".encode())
+    return versions.hexdigest()
+
+
 def in_order(names: Iterable[str], results: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Give results, which come in any order, in that of ``names``: sums then do not depend on who was first."""
     early: dict[str, Any] = {}
@@ -115,7 +124,7 @@ def in_order(names: Iterable[str], results: Iterable[tuple[str, Any]]) -> Iterat
 def _manifests_of(path: Path) -> list[str]:
     if not path.is_dir():
         return [str(path.absolute())]
-    found = sorted(entry for entry in path.absolute().glob("*.tsv") if entry.name not in LISTS_OF_FAILURES)
+    found = sorted(entry for entry in path.absolute().glob("*.tsv") if is_manifest(entry.name))
     if not found:
         raise PlainError(f"{path} holds no manifest (.tsv): make one with `python -m manifests scan`")
     return [str(entry) for entry in found]

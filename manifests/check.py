@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from mae_ast_plugin.audio.manifest import write_atomically, write_manifest
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs
-from manifests.blocks import Corpus, open_corpus
+from manifests.blocks import Corpus, open_corpus, version_of_block
 from manifests.durations import Durations
 from manifests.findings import KINDS, Finding, Limits, find
 from manifests.measuring import AUDIO, CLIP, FEATURES, UNMEASURED, measure_block, unpack_block
 from manifests.output import tsv_line
 from manifests.report import Report, as_html, as_text, check_html
+from manifests.tsv import FINDINGS
 
 MEASURED = "measured.npz"
 COLUMNS = ("split", "line", "name", "finding", "detail")
@@ -74,12 +75,21 @@ def run(options: argparse.Namespace) -> int:
     if options.write_good:
         _check_good_folder(Path(options.write_good), corpus)
     out.mkdir(parents=True, exist_ok=True)
-    measured = _merge(corpus, options.merge) if options.merge else _measure(corpus, out, options)
+    if options.merge:
+        return _write(corpus, _merge(corpus, options.merge), limits, options)
+    of = ["check", corpus.contents(), options.shard]
+    with jobs.Journal(out / ".check.journal", of, version=version_of_block) as journal:
+        return _write(corpus, _measure(corpus, journal, options), limits, options)
+
+
+def _write(corpus: Corpus, measured: Measured, limits: Limits, options: argparse.Namespace) -> int:
+    """Judge what was measured and write all of it; 1 where something was found."""
+    out = Path(options.out)
     save(out / MEASURED, corpus, measured)
     found = find(corpus, *measured, limits)
     found = [finding for finding in found if finding.kind not in options.ignore]
     report = _report(corpus, measured, found, options)
-    write_atomically(out / "findings.tsv", _lines(corpus, found))
+    write_atomically(out / FINDINGS, _lines(corpus, found))
     write_atomically(out / "report.txt", [as_text(report).encode()])
     if options.html:
         write_atomically(out / "report.html", [as_html(report).encode()])
@@ -103,26 +113,25 @@ def _check_options(options: argparse.Namespace) -> Limits:
     return Limits(options.silence_db, options.max_clipped, options.max_offset)
 
 
-def _measure(corpus: Corpus, out: Path, options: argparse.Namespace) -> Measured:
+def _measure(corpus: Corpus, journal: jobs.Journal, options: argparse.Namespace) -> Measured:
     """Decode this machine's share of the clips."""
     clips, reasons = np.zeros(len(corpus), CLIP), dict[int, str]()
     blocks = corpus.blocks(options.shard)
-    with jobs.Journal(out / ".check.journal", ["check", corpus.contents(), options.shard]) as journal:
-        results = jobs.each(
-            measure_block,
-            list(blocks),
-            jobs=options.jobs,
-            what="checking",
-            journal=journal,
-            kept=lambda result: not result[1],
-            unit="block",
-            per_task=1,
-        )
-        for block, result in results:
-            table, failed = unpack_block(result)
-            begin = blocks[block]
-            clips[begin : begin + len(table)] = table
-            reasons.update((begin + place, reason) for place, reason in failed.items())
+    results = jobs.each(
+        measure_block,
+        list(blocks),
+        jobs=options.jobs,
+        what="checking",
+        journal=journal,
+        kept=lambda result: not result[1],
+        unit="block",
+        per_task=1,
+    )
+    for block, result in results:
+        table, failed = unpack_block(result)
+        begin = blocks[block]
+        clips[begin : begin + len(table)] = table
+        reasons.update((begin + place, reason) for place, reason in failed.items())
     return Measured(clips, reasons)
 
 

@@ -18,7 +18,15 @@ from mae_ast_plugin.errors import PlainError
 from manifests import dasheng_lists, jobs, msm_mae_lists, ssast_lists
 from manifests.csv_lists import first_lines
 from manifests.foreign_lists import Item, below, choose_root, manifest_items
-from manifests.output import Clip, Findings, find_out, write_split, write_unreadable
+from manifests.output import (
+    UNREADABLE_OF_ONE,
+    Clip,
+    Findings,
+    find_out,
+    probing_journal,
+    write_split,
+    write_unreadable,
+)
 
 FORMATS = {"ssast": ssast_lists.FORMAT, "dasheng": dasheng_lists.FORMAT, "msm_mae": msm_mae_lists.FORMAT}
 MANIFEST = "tsv"
@@ -142,15 +150,15 @@ def _write_manifest(out: Path, root: str, items: Sequence[Item], options: argpar
         if reason := check_name(name):
             findings.unreadable[name] = reason
     wanted = [name for name in dict.fromkeys(names) if name not in findings.unreadable]
-    with jobs.Journal(out.with_name(f".{out.name}.journal"), ["convert", root]) as journal:
+    with probing_journal(out.with_name(f".{out.name}.journal"), ["convert", root], root) as journal:
         find_out(root, wanted, findings, jobs=options.jobs, journal=journal)
-    path = write_unreadable(out.parent, findings.unreadable, f"{out.stem}.unreadable")
-    print(f"{len(findings.unreadable)} unreadable (listed in {path})")
-    if not findings.clips:
-        raise PlainError(
-            f"no clip of {options.list} can be read below {root}: see {path}, and give --root if they lie elsewhere"
-        )
-    write_split(out.parent, out.stem, root, _rows(names, items, findings, options.frame_rate or FRAMES_PER_SECOND))
+        path = write_unreadable(out.parent, findings.unreadable, out.stem + UNREADABLE_OF_ONE)
+        print(f"{len(findings.unreadable)} unreadable (listed in {path})")
+        if not findings.clips:
+            raise PlainError(
+                f"no clip of {options.list} can be read below {root}: see {path}, and give --root if they lie elsewhere"
+            )
+        write_split(out.parent, out.stem, root, _rows(names, items, findings, options.frame_rate or FRAMES_PER_SECOND))
 
 
 def _rows(names: Sequence[str], items: Sequence[Item], findings: Findings, frame_rate: int) -> list[Clip]:

@@ -17,7 +17,7 @@ from mae_ast_plugin.audio.listing import EXTENSIONS
 from mae_ast_plugin.audio.manifest import check_name
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs
-from manifests.output import Clip, Findings, find_out, write_split, write_unreadable
+from manifests.output import Clip, Findings, find_out, probing_journal, write_split, write_unreadable
 from manifests.splits import SPLITS
 
 Value = TypeVar("Value")
@@ -64,14 +64,14 @@ def run(options: argparse.Namespace, *, corpus: str, list_clips: Lister) -> None
     findings = Findings()
     findings.unreadable.update(_this_part(missing, options.shard))
     num_missing = len(findings.unreadable)
-    with jobs.Journal(out / f".{options.command}.journal", [options.command, root]) as journal:
+    with probing_journal(out / f".{options.command}.journal", [options.command, root], root) as journal:
         find_out(root, list(entries), findings, jobs=options.jobs, journal=journal, label_of=lambda x: entries[x].label)
-    path = write_unreadable(out, findings.unreadable)
-    num_unreadable = len(findings.unreadable) - num_missing
-    print(f"{num_missing} missing or misplaced, {num_unreadable} unreadable (all with reasons in {path})")
-    if not findings.clips:
-        raise PlainError(f"no clip of {corpus} below {root} can be used: the reasons are in {path}")
-    _write_splits(out, root, entries, findings.clips)
+        path = write_unreadable(out, findings.unreadable)
+        num_unreadable = len(findings.unreadable) - num_missing
+        print(f"{num_missing} missing or misplaced, {num_unreadable} unreadable (all with reasons in {path})")
+        if not findings.clips:
+            raise PlainError(f"no clip of {corpus} below {root} can be used: the reasons are in {path}")
+        _write_splits(out, root, entries, findings.clips)
 
 
 def require(root: str, names: Iterable[str], corpus: str) -> None:

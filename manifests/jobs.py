@@ -10,14 +10,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -25,6 +29,9 @@ from mae_ast_plugin.errors import PlainError
 
 ITEMS_PER_TASK = 64
 TASKS_AHEAD = 4  # per process: enough to keep them busy, few enough for millions of items
+
+
+Item = TypeVar("Item")
 
 
 class Share(NamedTuple):
@@ -72,12 +79,15 @@ def check_jobs(jobs: int) -> None:
 class Journal:
     """Results that are already there, one line of JSON each, in a file that is removed when the work is complete.
 
-    ``of`` says what the results depend on (folder, options); a journal of other work is begun anew. A result that is
-    not ``kept`` (a file that could not be read) is tried again. Used by one process at a time. One that ``stays`` is
-    not removed, so that the same work is never done twice.
+    ``of`` says what the results depend on (folder, options); a journal of other work is begun anew. ``version`` (which
+    can be pickled) tells in which state an item's files are, as plain data: a result of another state is not used. A
+    result that is not ``kept`` (a file that could not be read) is tried again. Used by one process at a time, and left
+    when the output is written: what fails before that leaves it there. One that ``stays`` is not removed, so that the
+    same work is never done twice.
     """
 
-    def __init__(self, path: Path, of: Any, stays: bool = False) -> None:
+    def __init__(self, path: Path, of: Any, stays: bool = False, version: Callable[[str], Any] | None = None) -> None:
+        self.version = version
         self._path, self._stays = path, stays
         self._head = json.dumps(of, sort_keys=True) + "\n"
         self.done: dict[str, Any] = {}
@@ -94,18 +104,20 @@ class Journal:
                 if handle.readline().decode("utf-8", "replace") != self._head:
                     return
                 end = handle.tell()
-                for line in handle:
+                for line in progress(iter(handle.readline, b""), "reading what is done", "line"):
                     if not line.endswith(b"\n"):  # a stop in the middle of a line
                         break
-                    name, result = json.loads(line)
-                    self.done[name] = result
+                    name, result, *version = json.loads(line)
+                    if self.version is None or version == [self.version(name)]:
+                        self.done[name] = result
                     end += len(line)
                 handle.truncate(end)
         except FileNotFoundError:
             return
 
-    def add(self, results: Iterable[tuple[str, Any]]) -> None:
-        self._file.writelines(json.dumps(list(pair)) + "\n" for pair in results)
+    def add(self, results: Iterable[tuple[Any, ...]]) -> None:
+        """Note (item, result), or (item, result, version) where the journal has versions."""
+        self._file.writelines(json.dumps(result) + "\n" for result in results)
         self._file.flush()
 
     def __enter__(self) -> Journal:
@@ -115,6 +127,11 @@ class Journal:
         self._file.close()
         if kind is None and not self._stays:
             self._path.unlink(missing_ok=True)
+
+
+def progress(items: Iterable[Item], what: str, unit: str) -> Iterable[Item]:
+    """Give the items with a progress bar on a terminal; for work that one process does."""
+    return tqdm(items, unit=unit, desc=what, disable=None)
 
 
 def each(
@@ -135,33 +152,45 @@ def each(
     Raises PlainError where a process dies, naming an item near the place.
     """
     done = journal.done if journal else {}
+    version = journal.version if journal else None
     left = [item for item in items if item not in done] if done else items
-    with tqdm(total=len(items), initial=len(items) - len(left), unit=unit, desc=what, disable=None) as progress:
+    with tqdm(total=len(items), initial=len(items) - len(left), unit=unit, desc=what, disable=None) as bar:
         if done:
             yield from ((item, done[item]) for item in items if item in done)
-        for results in _in_processes(function, left, jobs, per_task) if jobs > 1 else _here(function, left):
+        work = partial(_with_version, function, version)
+        for found in _in_processes(work, left, jobs, per_task) if jobs > 1 else _here(work, left):
             if journal:
-                journal.add(pair for pair in results if kept(pair[1]))
-            yield from results
-            progress.update(len(results))
+                journal.add((item, *result) for item, result in found if kept(result[0]))
+            yield from ((item, result[0]) for item, result in found)
+            bar.update(len(found))
 
 
-def _here(function: Callable[[str], Any], items: Sequence[str]) -> Iterator[list[tuple[str, Any]]]:
+def _with_version(
+    function: Callable[[str], Any], version: Callable[[str], Any] | None, item: str
+) -> tuple[Any] | tuple[Any, Any]:
+    """Give the result, and where it is asked for the version of before: what changes meanwhile is done again."""
+    if version is None:
+        return (function(item),)
+    before = version(item)
+    return function(item), before
+
+
+def _here(work: Callable[[str], Any], items: Sequence[str]) -> Iterator[list[tuple[str, Any]]]:
     for item in items:
-        yield [(item, function(item))]
+        yield [(item, work(item))]
 
 
 def _in_processes(
-    function: Callable[[str], Any], items: Sequence[str], jobs: int, per_task: int
+    work: Callable[[str], Any], items: Sequence[str], jobs: int, per_task: int
 ) -> Iterator[list[tuple[str, Any]]]:
     size = max(1, min(per_task, len(items) // (jobs * TASKS_AHEAD)))
     tasks = iter([items[begin : begin + size] for begin in range(0, len(items), size)])
     running: dict[Future[list[Any]], Sequence[str]] = {}
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_begin_process) as pool:
         try:
             while True:
                 for task in islice(tasks, jobs * TASKS_AHEAD - len(running)):
-                    running[pool.submit(_many, function, task)] = task
+                    running[pool.submit(_many, work, task)] = task
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -173,9 +202,48 @@ def _in_processes(
                 f"a process died (a decoder crashed or memory ran out), perhaps near {near!r}: "
                 "find the file with --jobs 1"
             ) from error
+        except BaseException:  # an interrupt, or an error of whom the results are for: what runs is of no use
+            end_processes()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _many(function: Callable[[str], Any], items: Sequence[str]) -> list[Any]:
-    return [function(item) for item in items]
+def _many(work: Callable[[str], Any], items: Sequence[str]) -> list[Any]:
+    return [work(item) for item in items]
+
+
+# ------------------------------------------------------------------------------------------------ the end of processes
+
+
+class Terminated(KeyboardInterrupt):
+    """The system or a scheduler asks to end (SIGTERM): to be handled as an interrupt."""
+
+
+def raise_on_termination() -> None:
+    """Make SIGTERM an exception of the main thread, so that it ends as an interrupt does."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def end_processes() -> None:
+    """End the processes that work for this one; whatever they are at is lost."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _begin_process() -> None:
+    """Leave interrupts to the parent, which ends its processes, and end with it where it has no time for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # returns also where the parent was killed
+    os._exit(1)

@@ -55,7 +55,7 @@ def unique_keys(names: Iterable[str]) -> Iterator[str]:
 @lru_cache(maxsize=4)
 def _tar_names(path: str) -> dict[int, str]:
     try:
-        return {clip.offset: clip.name for clip in read_shard(path, "").clips}
+        return {int(clip.place.partition(":")[0]): clip.name for clip in read_shard(path, "").clips}
     except OSError:  # whoever reads the clip will say so
         return {}
 

@@ -1,6 +1,7 @@
 """What `check` measures of a clip: a few numbers, and digests by which the same audio is known again.
 
-A clip is read as training reads it: decoded whole, channels averaged. Judges nothing.
+A clip is read as training reads it: decoded whole, channels averaged. Only clipping is counted by channel, as far as
+libsndfile reads the file: the average of a clipped channel and another hides it. Judges nothing.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from io import FileIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from soundfile import LibsndfileError, SoundFile
 
 from mae_ast_plugin.audio.features import is_features, read_features
 from mae_ast_plugin.audio.outcomes import AudioError
+from mae_ast_plugin.audio.places import open_place
 from mae_ast_plugin.audio.reader import read
 from manifests.blocks import rows_of
 
@@ -27,7 +31,7 @@ CLIP = np.dtype(
         ("peak", "<f4"),  # largest magnitude, full scale is 1
         ("level", "<f4"),  # root mean square around the mean
         ("offset", "<f4"),  # the mean
-        ("clipped", "<f4"),  # share of samples in runs at full scale
+        ("clipped", "<f4"),  # share of samples in runs at full scale, in the channel with most
         ("content", "<u8", (2,)),  # digest of kind, rate and decoded samples
         ("path", "<u8"),  # digest of the path
     ]
@@ -72,7 +76,22 @@ def measure(path: str, rate: int | None, clip: NDArray[np.void]) -> str | None:
     clip["content"] = _digest(values.tobytes(), b"%d %d" % (state, found_rate))
     if state == AUDIO:
         _measure_samples(values, clip)
+        clip["clipped"] = max(map(clipped_share, _channels_of(path, values)))
     return None
+
+
+def _channels_of(path: str, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the channels (C, S) of a clip that `read` has read as one ``waveform`` (S,), or that where it is all."""
+    with open_place(path) as handle:
+        try:
+            # by descriptor where there is one, as `read` does
+            with SoundFile(handle.fileno() if isinstance(handle, FileIO) else handle, closefd=False) as file:
+                if file.channels > 1:
+                    channels: NDArray[np.float32] = file.read(dtype="float32", always_2d=True).T
+                    return channels
+        except LibsndfileError:  # FFmpeg's
+            pass
+    return waveform[None]
 
 
 def _measure_samples(waveform: NDArray[np.float32], clip: NDArray[np.void]) -> None:
@@ -82,12 +101,13 @@ def _measure_samples(waveform: NDArray[np.float32], clip: NDArray[np.void]) -> N
     clip["peak"], clip["offset"] = peak, mean
     # by difference: the square of a quiet sound is lost beside that of a large offset
     clip["level"] = 0.0 if low == high else np.sqrt(np.square(waveform - mean).mean(dtype=np.float64))
-    clip["clipped"] = clipped_share(waveform) if peak >= FULL_SCALE else 0.0
 
 
 def clipped_share(waveform: NDArray[np.float32]) -> float:
     """Tell the share of samples (S,) that lie in runs of SHORTEST_RUN or more at full scale."""
     loud = np.abs(waveform) >= FULL_SCALE
+    if not loud.any():
+        return 0.0
     steps = np.diff(np.concatenate(([False], loud, [False])).astype(np.int8))
     runs = np.flatnonzero(steps == -1) - np.flatnonzero(steps == 1)
     return float(runs[runs >= SHORTEST_RUN].sum()) / len(waveform)

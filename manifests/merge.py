@@ -17,10 +17,8 @@ from mae_ast_plugin.audio.reader import sample_rate_of
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs
 from manifests.order import place_order
-from manifests.output import Clip
-from manifests.tsv import Rows, read_rows, read_split, write_rows
-
-UNREADABLE = "unreadable.tsv"  # or ends so, where a command writes several
+from manifests.output import UNREADABLE_OF_ONE, Clip
+from manifests.tsv import FINDINGS, Rows, is_manifest, is_unreadable, read_rows, read_split, write_rows
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,13 +38,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> None:
     """Join and report; PlainError where the parts do not fit together."""
     jobs.check_jobs(options.jobs)
-    if twice := [part for number, part in enumerate(options.parts) if part in options.parts[:number]]:
+    places = [os.path.realpath(part) for part in options.parts]
+    if twice := [part for number, part in enumerate(options.parts) if places[number] in places[:number]]:
         raise PlainError(f"{twice[0]} is given twice: leave one out")
     folders = [part for part in options.parts if os.path.isdir(part)]
     if not folders:
         if not options.out.endswith(".tsv"):
             raise PlainError(f"--out {options.out} must end in .tsv, because the parts are manifests")
-        write_rows(Path(options.out), _join({part: read_rows(part) for part in options.parts}, options))
+        _merge_manifests(options)
         return
     if len(folders) < len(options.parts):
         other = next(part for part in options.parts if part not in folders)
@@ -54,6 +53,21 @@ def run(options: argparse.Namespace) -> None:
     if options.out.endswith(".tsv"):
         raise PlainError(f"--out {options.out} must be a folder, because the parts are folders")
     _merge_folders(folders, options)
+
+
+def _merge_manifests(options: argparse.Namespace) -> None:
+    """Join manifests, and the lists of what could not be read where each belongs to one of them alone."""
+    parts = {part: read_rows(part) for part in options.parts}
+    joined = _join(parts, options)
+    unreadable: dict[str, set[bytes]] = {}
+    out = Path(options.out)
+    for part, rows in parts.items():
+        path = Path(part).with_suffix(UNREADABLE_OF_ONE)
+        if path.exists():
+            lines = _lines_below(path, _below(joined.root, rows.root))
+            unreadable.setdefault(out.with_suffix(UNREADABLE_OF_ONE).name, set()).update(lines)
+    write_rows(out, joined)
+    _write_unreadable(out.parent, unreadable)
 
 
 def _merge_folders(folders: Sequence[str], options: argparse.Namespace) -> None:
@@ -70,14 +84,14 @@ def _merge_folders(folders: Sequence[str], options: argparse.Namespace) -> None:
     for folder, manifests in parts.items():
         prefix = _below(root, next(iter(manifests.values())).root)
         for name in os.listdir(folder):
-            if name.endswith(UNREADABLE):
+            if is_unreadable(name):
                 unreadable.setdefault(name, set()).update(_lines_below(Path(folder, name), prefix))
+            elif name == FINDINGS:
+                print(f"{os.path.join(folder, name)} is left out, its line numbers hold no longer: check again")
     out = Path(options.out)
     for name, rows in joined.items():
         write_rows(out / name, rows)
-    for name, lines in sorted(unreadable.items()):
-        write_atomically(out / name, sorted(lines))
-        print(f"{len(lines)} unreadable (listed in {out / name})")
+    _write_unreadable(out, unreadable)
 
 
 def _manifests_in(folder: str) -> dict[str, Rows]:
@@ -85,19 +99,21 @@ def _manifests_in(folder: str) -> dict[str, Rows]:
     for name in names:
         if name.startswith(".") and name.endswith((".journal", ".plan")):
             raise PlainError(f"{folder} holds unfinished work ({name}): give its command again and let it end")
-    found = {name: read_split(os.path.join(folder, name)) for name in names if _is_manifest(name)}
+    found = {name: read_split(os.path.join(folder, name)) for name in names if is_manifest(name)}
     if not found:
         raise PlainError(f"{folder} holds no manifest (.tsv): check the folder")
     return found
 
 
-def _is_manifest(name: str) -> bool:
-    return name.endswith(".tsv") and not name.startswith(".") and not name.endswith(UNREADABLE)
-
-
 def _lines_below(path: Path, prefix: str) -> list[bytes]:
     """Read a list of what could not be read, names relative to the common root."""
     return [os.path.join(os.fsencode(prefix), line) for line in path.read_bytes().splitlines(keepends=True)]
+
+
+def _write_unreadable(out: Path, unreadable: Mapping[str, set[bytes]]) -> None:
+    for name, lines in sorted(unreadable.items()):
+        write_atomically(out / name, sorted(lines))
+        print(f"{len(lines)} unreadable (listed in {out / name})")
 
 
 def _join(parts: Mapping[str, Rows], options: argparse.Namespace, root: str | None = None) -> Rows:
@@ -109,7 +125,7 @@ def _join(parts: Mapping[str, Rows], options: argparse.Namespace, root: str | No
     num_dropped = num_different = 0
     for path, rows in parts.items():
         prefix = _below(root, rows.root)
-        for clip in rows.clips:
+        for clip in jobs.progress(rows.clips, f"joining {os.path.basename(path)}", "row"):
             clip = clip._replace(name=os.path.join(prefix, clip.name))
             first = clips.setdefault(clip.name, clip)
             if first is clip:

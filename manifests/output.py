@@ -12,10 +12,14 @@ from typing import NamedTuple
 from sortedcontainers import SortedDict
 
 from mae_ast_plugin.audio.manifest import write_atomically, write_manifest
+from mae_ast_plugin.audio.places import container_of
 from mae_ast_plugin.audio.reader import AudioError, probe
 from mae_ast_plugin.errors import PlainError
 from manifests.jobs import Journal, each
 from manifests.splits import choose_splits
+
+UNREADABLE = "unreadable.tsv"  # what could not be read of all splits; NAME-unreadable.tsv where `pack` writes several
+UNREADABLE_OF_ONE = ".unreadable"  # behind the name of the one manifest that a command writes
 
 
 class Clip(NamedTuple):
@@ -48,6 +52,24 @@ class Findings:
             self.num_long += 1
         else:
             self.clips[clip.name] = clip
+
+
+def version_of(path: str) -> str | None:
+    """Tell in which state a clip's file or container is, by its size and time; None where it is not there."""
+    try:
+        status = os.stat(container_of(path) or path)
+    except OSError:
+        return None
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def probing_journal(path: Path, of: Sequence[str], root: str) -> Journal:
+    """Open a journal of `find_out`, in which a file that was replaced since does not count as done."""
+    return Journal(path, of, version=partial(_version_below, root))
+
+
+def _version_below(root: str, name: str) -> str | None:
+    return version_of(os.path.join(root, name))
 
 
 def probe_all(
@@ -118,7 +140,7 @@ def write_splits(out: Path, root: str, clips: Mapping[str, Clip], *, valid: floa
             print(f"{split}: a single clip; with so few clips it may change when files are added")
 
 
-def write_unreadable(out: Path, unreadable: Mapping[str, str], file_name: str = "unreadable.tsv") -> Path:
+def write_unreadable(out: Path, unreadable: Mapping[str, str], file_name: str = UNREADABLE) -> Path:
     """Write ``out/unreadable.tsv``, or another file there: name and reason per line; returns its path."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / file_name

@@ -14,7 +14,7 @@ from pathlib import Path
 from mae_ast_plugin.audio.listing import EXTENSIONS, find_files
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs, splits
-from manifests.output import Findings, find_out, report_findings, write_splits
+from manifests.output import Findings, find_out, probing_journal, report_findings, write_splits
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,11 +40,11 @@ def run(options: argparse.Namespace) -> None:
     if not names and not findings.unreadable:
         raise PlainError(f"{root} holds no file that ends in {', '.join(extensions)}: check the folder or give --ext")
     out = Path(options.out)
-    with jobs.Journal(out / ".scan.journal", ["scan", root]) as journal:
+    with probing_journal(out / ".scan.journal", ["scan", root], root) as journal:
         limits = (options.min_seconds, options.max_seconds)
         find_out(root, names, findings, jobs=options.jobs, journal=journal, limits=limits)
-    report_findings(out, root, findings)
-    write_splits(out, root, findings.clips, valid=options.valid, test=options.test, seed=options.seed)
+        report_findings(out, root, findings)
+        write_splits(out, root, findings.clips, valid=options.valid, test=options.test, seed=options.seed)
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -114,7 +114,7 @@ def write_shard(
             places = [str(row) for row in range(len(shard.clips))]
         else:
             _write_tar(temporary, shard)
-            places = [f"{clip.offset}:{clip.num_bytes}" for clip in read_shard(str(temporary), "").clips]
+            places = [clip.place for clip in read_shard(str(temporary), "").clips]
         settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

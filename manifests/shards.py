@@ -2,6 +2,7 @@
 
 Names follow WebDataset: the path up to the first dot of the base name is the key of a clip, and what lies beside it has
 the same key. Reads headers and labels, never audio, and only uncompressed tars: in others nothing can be reached alone.
+``zips.py`` does the same for zip files.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mae_ast_plugin.audio.listing import EXTENSIONS
@@ -20,6 +21,7 @@ LABELS = ("json", "cls", "txt")
 MAX_LABEL_BYTES = 2**20
 BLOCK = 512
 TRAILER_BYTES = 2**20  # looked through behind the end mark, where a tar has only padding
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, without
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
@@ -29,11 +31,10 @@ COMPRESSED = {
 
 
 class Member(NamedTuple):
-    """An audio member: its name in the shard, the place of its bytes, and its label."""
+    """An audio member: its name in the shard, what stands behind the shard in its row, and its label."""
 
     name: str
-    offset: int
-    num_bytes: int
+    place: str
     label: str | None
 
 
@@ -47,19 +48,28 @@ class Contents(NamedTuple):
 
 
 def check_shard(path: str) -> None:
-    """Refuse what is no uncompressed tar by its first bytes; PlainError says what it is and how to mend it."""
-    if not path.lower().endswith(".tar"):
-        raise PlainError(f"{path} does not end in .tar, so no reader would know it: rename or unpack it")
+    """Refuse what is neither uncompressed tar nor zip by its first bytes; PlainError says what it is and what to do.
+
+    Readers know containers by the endings of their names.
+    """
     try:
         with open(path, "rb") as handle:
             head = handle.read(BLOCK)
     except OSError as error:
         raise PlainError(f"{path} cannot be read: {error.strerror}") from error
+    if head.startswith(ZIP):
+        if not is_zip(path):
+            raise PlainError(f"{path} is a zip file, and readers know it by its name: rename it to end in .zip")
+        return
+    if is_zip(path):
+        raise PlainError(f"{path} does not begin as a zip file does: copy it again or leave it out")
     for magic, (kind, command) in COMPRESSED.items():
         if head.startswith(magic):
             raise PlainError(
                 f"{path} is compressed with {kind}, so no clip in it can be reached alone: unpack it with `{command}`"
             )
+    if not path.lower().endswith(".tar"):
+        raise PlainError(f"{path} ends in neither .tar nor .zip: give shards, or folders of them")
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -73,16 +83,23 @@ def read_shard(path: str, label_field: str) -> Contents:
 
     ``label_field`` is the field of a ``.json`` that is the label. OSError where the file cannot be read.
     """
+    problems: list[tuple[str, str]] = []
+    return contents_of(_members(path, problems), problems, label_field)
+
+
+def contents_of(
+    members: Iterable[tuple[Member, bytes | None]], problems: list[tuple[str, str]], label_field: str
+) -> Contents:
+    """Sort the files of a shard, each with its contents where it may hold a label, into clips and labels."""
     clips: dict[str, Member] = {}
     texts: dict[str, dict[str, bytes]] = {}
-    problems: list[tuple[str, str]] = []
     keys = set()
-    for member, text in _members(path, problems):
+    for member, text in members:
         stem, _, ending = member.name.rpartition(".")
         keys.add(key_of(member.name))
         if text is not None:
             texts.setdefault(stem, {})[ending.lower()] = text
-        elif ending.lower() in AUDIO:
+        elif is_audio(member.name):
             if member.name in clips:
                 problems.append((member.name, "is replaced by a later member of the same name"))
             clips[member.name] = member
@@ -90,6 +107,21 @@ def read_shard(path: str, label_field: str) -> Contents:
     with_audio = {key_of(name) for name in clips}
     num_dotted = sum(name.rpartition(".")[0] != key_of(name) for name in clips)
     return Contents(labelled, list(dict.fromkeys(problems)), len(keys - with_audio), num_dotted)
+
+
+def is_zip(path: str) -> bool:
+    """Tell zip files by their names, as readers do."""
+    return path.lower().endswith(".zip")
+
+
+def is_audio(name: str) -> bool:
+    """Tell by its name whether a member is audio."""
+    return name.rpartition(".")[2].lower() in AUDIO
+
+
+def may_be_label(name: str) -> bool:
+    """Tell by its name whether a member may hold a label."""
+    return name.rpartition(".")[2].lower() in LABELS
 
 
 def key_of(name: str) -> str:
@@ -109,7 +141,7 @@ def _members(path: str, problems: list[tuple[str, str]]) -> Iterator[tuple[Membe
                 if reason := _problem_of(member, num_bytes):
                     problems.append((member.name, reason))
                 elif member.isreg():
-                    found = Member(member.name, member.offset_data, member.size, None)
+                    found = Member(member.name, f"{member.offset_data}:{member.size}", None)
                     yield found, _text_of(archive, member)
             if reason := _end_problem(path, archive.offset):
                 problems.append(("", reason))
@@ -118,7 +150,7 @@ def _members(path: str, problems: list[tuple[str, str]]) -> Iterator[tuple[Membe
 
 
 def _problem_of(member: tarfile.TarInfo, num_bytes: int) -> str | None:
-    if member.name.rpartition(".")[2].lower() not in AUDIO:
+    if not is_audio(member.name):
         return None
     if member.issparse():
         return "is stored with holes (sparse), so its bytes do not lie together: pack the shard again"
@@ -134,7 +166,7 @@ def _problem_of(member: tarfile.TarInfo, num_bytes: int) -> str | None:
 
 
 def _text_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    if member.name.rpartition(".")[2].lower() not in LABELS:
+    if not may_be_label(member.name):
         return None
     handle = archive.extractfile(member)
     return handle.read(MAX_LABEL_BYTES) if handle else b""

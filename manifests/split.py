@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mae_ast_plugin.errors import PlainError
-from manifests import splits
+from manifests import jobs, splits
 from manifests.output import Clip
 from manifests.tsv import read_rows, write_rows
 
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
     for split in requested:
         if targets[split].exists() and targets[split].samefile(options.manifest):
             raise PlainError(f"{targets[split]} would replace the manifest that is divided: choose another --out")
-    chosen = splits.choose_splits(dict.fromkeys(groups), options.valid, options.test, options.seed)
+    names = jobs.progress(dict.fromkeys(groups), "choosing splits", "group")
+    chosen = splits.choose_splits(names, options.valid, options.test, options.seed)
     for split, path in targets.items():
         members = set(chosen[split])
         if split in requested:
@@ -68,7 +69,7 @@ def group_rows(path: str, clips: list[Clip], by: str) -> list[str]:
     """Give the group of every row; PlainError names the line of the first that has none."""
     group_of = _grouping(by)
     groups = []
-    for number, clip in enumerate(clips, start=2):
+    for number, clip in enumerate(jobs.progress(clips, "finding groups", "row"), start=2):
         group = group_of(clip)
         if not group:
             what = "has no label" if by == "label" else f"has no group that {by!r} finds in {clip.name!r}"

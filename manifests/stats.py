@@ -27,7 +27,7 @@ from mae_ast_plugin.audio.outcomes import AudioError
 from mae_ast_plugin.audio.reader import sample_rate_of
 from mae_ast_plugin.errors import PlainError
 from manifests import jobs
-from manifests.blocks import in_order, open_corpus, rows_of
+from manifests.blocks import Corpus, in_order, open_corpus, rows_of, version_of_block
 from manifests.durations import Durations, summary
 from manifests.report import check_plots, draw_histogram
 
@@ -84,7 +84,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> None:
     """Measure or join, write and say; PlainError when options are wrong or no clip could be used."""
     _check_options(options)
-    stats = _merge(options.merge) if options.merge else _measure(options)
+    if options.merge:
+        _write(_merge(options.merge), options)
+        return
+    corpus, features, out = open_corpus(options.manifests), _features(options), Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    of = ["stats", corpus.contents(), features, options.seconds, options.shard]
+    with jobs.Journal(out.with_name(f".{out.name}.journal"), of, version=version_of_block) as journal:
+        _write(_measure(corpus, features, journal, options), options)
+
+
+def _write(stats: Stats, options: argparse.Namespace) -> None:
+    """Write and say what was measured."""
     if not stats.moments.num_frames and options.shard.total == 1:
         raise PlainError(
             f"none of the clips can be used: {stats.num_unreadable} are unreadable, {stats.num_short} are shorter than "
@@ -115,27 +126,23 @@ def _check_options(options: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------ measuring
 
 
-def _measure(options: argparse.Namespace) -> Stats:
+def _measure(corpus: Corpus, features: Features, journal: jobs.Journal, options: argparse.Namespace) -> Stats:
     """Measure this machine's share of the clips."""
-    corpus, features, out = open_corpus(options.manifests), _features(options), Path(options.out)
     torch.set_num_threads(1)  # before processes are forked, which inherit it: each has one core
     stats = Stats(features, Moments.zero(_frontend(features).num_features))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    of = ["stats", corpus.contents(), features, options.seconds, options.shard]
     blocks = corpus.blocks(options.shard)
-    with jobs.Journal(out.with_name(f".{out.name}.journal"), of) as journal:
-        results = jobs.each(
-            partial(_measure_block, features, options.seconds),
-            list(blocks),
-            jobs=options.jobs,
-            what="measuring",
-            journal=journal,
-            kept=lambda result: not result["unreadable"],
-            unit="block",
-            per_task=1,
-        )
-        for _, result in in_order(blocks, results):
-            stats += _unpacked(result, features)
+    results = jobs.each(
+        partial(_measure_block, features, options.seconds),
+        list(blocks),
+        jobs=options.jobs,
+        what="measuring",
+        journal=journal,
+        kept=lambda result: not result["unreadable"],
+        unit="block",
+        per_task=1,
+    )
+    for _, result in in_order(blocks, results):
+        stats += _unpacked(result, features)
     return stats
 
 

@@ -1,4 +1,5 @@
-"""``tar``: list the clips of uncompressed tar shards (WebDataset naming) as rows ``shard.tar:OFFSET:LENGTH``.
+"""``tar``: list the clips of uncompressed tar shards (WebDataset naming) as rows ``shard.tar:OFFSET:LENGTH``, and those
+of zip files, compressed or not, as rows ``clips.zip:NAME``.
 
 Labels come from the .json, .cls or .txt beside a clip. What is truncated or damaged is listed in ``unreadable.tsv`` and
 all that lies before it is kept. Interrupted, the same command goes on where it stopped.
@@ -18,13 +19,16 @@ from mae_ast_plugin.errors import PlainError
 from manifests import jobs, splits
 from manifests.members import Member, probe_members, write_members
 from manifests.output import Findings
-from manifests.shards import check_shard, read_shard
+from manifests.shards import check_shard, is_zip, read_shard
+from manifests.zips import read_zip
+
+ENDINGS = (".tar", ".zip")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command and its options."""
-    parser = commands.add_parser("tar", help="list the clips in tar shards", description=__doc__)
-    parser.add_argument("shards", nargs="+", metavar="SHARD", help="uncompressed tars, or folders of them")
+    parser = commands.add_parser("tar", help="list the clips in tar shards and zip files", description=__doc__)
+    parser.add_argument("shards", nargs="+", metavar="SHARD", help="uncompressed tars, zips, or folders of them")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for train.tsv, valid.tsv, test.tsv")
     splits.add_options(parser)
     parser.add_argument("--label", metavar="FIELD", help="field of the .json members that is the label (default label)")
@@ -40,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     names = [name for path in paths if options.shard.holds(name := os.path.relpath(path, root))]
     out, findings = Path(options.out), Findings()
-    of = ["tar", root, [_version(os.path.join(root, name)) for name in names]]
+    of = ["shards", root, [_version(os.path.join(root, name)) for name in names]]
     # both journals are needed until all is written
     with (
         jobs.Journal(out / ".tar.journal", [*of, options.label]) as indexed,
@@ -54,15 +58,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def find_shards(given: Sequence[str]) -> list[str]:
-    """Give the absolute paths of shards, each once and in order; PlainError for what is no uncompressed tar."""
+    """Give the absolute paths of shards, each once and in order; PlainError for what is neither tar nor zip."""
     paths: list[str] = []
     for place in map(os.path.abspath, given):
         if not os.path.isdir(place):
             paths.append(place)
             continue
-        found = [os.path.join(place, name) for name in find_files(place, (".tar",), {})]
+        found = [os.path.join(place, name) for name in find_files(place, ENDINGS, {})]
         if not found:
-            raise PlainError(f"{place} holds no file that ends in .tar: check the folder, or name the shards")
+            raise PlainError(
+                f"{place} holds no file that ends in {' or '.join(ENDINGS)}: check the folder, or name the shards"
+            )
         paths += found
     paths = sorted(set(paths))
     for path in paths:
@@ -80,8 +86,8 @@ def _index(
     for name, (clips, problems, without_audio, dotted) in jobs.each(
         index, names, jobs=options.jobs, what="reading headers", journal=journal, unit="shard", per_task=1
     ):
-        for member, offset, num_bytes, label in clips:
-            members[f"{name}:{offset}:{num_bytes}"] = Member(member, label)
+        for member, place, label in clips:
+            members[f"{name}:{place}"] = Member(member, label)
         findings.unreadable.update((f"{name}/{member}" if member else name, reason) for member, reason in problems)
         num_without_audio += without_audio
         num_dotted += dotted
@@ -91,7 +97,8 @@ def _index(
 
 def _index_shard(root: str, label_field: str, name: str) -> tuple[Any, ...]:
     try:
-        return tuple(read_shard(os.path.join(root, name), label_field))
+        read = read_zip if is_zip(name) else read_shard
+        return tuple(read(os.path.join(root, name), label_field))
     except OSError as error:
         return [], [("", f"cannot be read: {error.strerror}")], 0, 0
 

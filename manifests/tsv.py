@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae_ast_plugin.audio.manifest import Manifest, write_manifest
-from manifests.output import Clip
+from manifests.jobs import progress
+from manifests.output import UNREADABLE, UNREADABLE_OF_ONE, Clip
 
 UNKNOWN_RATE = 0
+FINDINGS = "findings.tsv"  # what `check` writes
 
 
 class Rows(NamedTuple):
@@ -24,6 +26,17 @@ class Rows(NamedTuple):
         return all(clip.sample_rate != UNKNOWN_RATE for clip in self.clips)
 
 
+def is_manifest(file_name: str) -> bool:
+    """Tell the manifests in a folder from what the commands write beside them."""
+    hidden = file_name.startswith(".")
+    return file_name.endswith(".tsv") and not (hidden or is_unreadable(file_name) or file_name == FINDINGS)
+
+
+def is_unreadable(file_name: str) -> bool:
+    """Tell whether a command lists in such a file what could not be read."""
+    return file_name == UNREADABLE or file_name.endswith((f"-{UNREADABLE}", UNREADABLE_OF_ONE))
+
+
 def read_rows(path: str | os.PathLike[str]) -> Rows:
     """Read a manifest; ManifestError as `Manifest.load`."""
     manifest = Manifest.load(path)
@@ -31,7 +44,7 @@ def read_rows(path: str | os.PathLike[str]) -> Rows:
     prefix = os.path.join(manifest.root, "")
     clips = [
         Clip(row.path.removeprefix(prefix), row.length, rate, row.label)
-        for row, rate in zip(manifest, rates, strict=True)
+        for row, rate in zip(progress(manifest, f"reading {Path(path).name}", "row"), rates, strict=True)
     ]
     return Rows(manifest.root, clips)
 
@@ -52,7 +65,7 @@ def write_rows(path: Path, rows: Rows) -> None:
     write_manifest(
         path,
         rows.root,
-        ((clip.name, clip.num_samples) for clip in clips),
+        ((clip.name, clip.num_samples) for clip in progress(clips, f"writing {path.name}", "row")),
         labels=(clip.label for clip in clips) if labelled else None,
         rates=(clip.sample_rate for clip in clips) if rows.has_rates else None,
     )

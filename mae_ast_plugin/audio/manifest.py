@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from mae_ast_plugin.errors import PlainError
 
-# Parsed at a time, to keep the temporary arrays small.
-BLOCK_BYTES = 2**23
+# Parsed at a time: temporary arrays are several times as large, and the allocator keeps some of them.
+BLOCK_BYTES = 2**20
 MAX_DIGITS = 18
 MAX_RATE = 2**31 - 1
 TAB, LINE_FEED, RETURN, SLASH, ZERO = b"\t\n\r/0"
@@ -213,20 +213,21 @@ def _parse_rows(
 
     Returns the bounds of the lines (N + 1,), the lengths (N,) and whether every path is absolute.
     """
-    offset_type = np.uint32 if len(data) < 2**32 else np.uint64
-    bounds, lengths, all_absolute = [], [], True
-    while begin < end:
-        block_end = _block_end(data, begin, end)
-        parsed = _parse_block(np.frombuffer(data, np.uint8, block_end - begin, begin))
+    # as large as they end up, so that nothing is held twice
+    num_rows = data.count(b"\n", begin, end) + 1
+    bounds: NDArray[np.unsignedinteger] = np.empty(num_rows + 1, np.uint32 if len(data) < 2**32 else np.uint64)
+    lengths, all_absolute, row = np.empty(num_rows, np.int64), True, 0
+    for block_begin, block in _blocks(data, begin, end):
+        parsed = _parse_block(block)
         if parsed is None:
-            _raise_bad_row(path, data, begin)
+            _raise_bad_row(path, data, block_begin)
         starts, values, absolute = parsed
-        bounds.append((starts + begin).astype(offset_type))
-        lengths.append(values)
+        bounds[row : row + len(starts)] = starts + block_begin
+        lengths[row : row + len(starts)] = values
         all_absolute &= absolute
-        begin = block_end
-    bounds.append(np.array([end], offset_type))
-    return np.concatenate(bounds), np.concatenate(lengths), all_absolute
+        row += len(starts)
+    bounds[row] = end
+    return bounds, lengths, all_absolute
 
 
 def _parse_block(block: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool] | None:
@@ -278,16 +279,19 @@ def _load_rates(path: str, num_rows: int) -> NDArray[np.int32] | None:
     end = _end_of_rows(data)
     if end == 0:
         raise ManifestError(f"{side_path} is empty, expected {num_rows} sample rates: write it again or remove it")
-    block = np.frombuffer(data, np.uint8, end)
-    starts, ends = _split_lines(block)
-    if len(starts) != num_rows:
+    num_rates = data.count(b"\n", 0, end) + 1
+    if num_rates != num_rows:
         raise ManifestError(
-            f"{side_path} has {len(starts)} sample rates and {path} has {num_rows} rows: write it again or remove it"
+            f"{side_path} has {num_rates} sample rates and {path} has {num_rows} rows: write it again or remove it"
         )
-    rates = _decimals(block, starts, ends)
-    if rates is None or rates.min() < 1 or rates.max() > MAX_RATE:
-        _raise_bad_rate(side_path, data)
-    return rates.astype(np.int32)
+    rates, row = np.empty(num_rows, np.int32), 0
+    for _, block in _blocks(data, 0, end):
+        values = _decimals(block, *_split_lines(block))
+        if values is None or values.min() < 1 or values.max() > MAX_RATE:
+            _raise_bad_rate(side_path, data)
+        rates[row : row + len(values)] = values
+        row += len(values)
+    return rates
 
 
 def _end_of_line(data: bytes, begin: int) -> int:
@@ -303,12 +307,15 @@ def _end_of_rows(data: bytes) -> int:
     return end
 
 
-def _block_end(data: bytes, begin: int, end: int) -> int:
-    """Give the end of a block of whole lines, about BLOCK_BYTES long."""
-    if end - begin <= BLOCK_BYTES:
-        return end
-    last = data.rfind(b"\n", begin, begin + BLOCK_BYTES)
-    return min(end, (last if last >= 0 else _end_of_line(data, begin)) + 1)
+def _blocks(data: bytes, begin: int, end: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Cut ``data[begin:end]`` into blocks of whole lines, about BLOCK_BYTES long: where each begins, and its bytes."""
+    while begin < end:
+        block_end = end
+        if end - begin > BLOCK_BYTES:
+            last = data.rfind(b"\n", begin, begin + BLOCK_BYTES)
+            block_end = min(end, (last if last >= 0 else _end_of_line(data, begin)) + 1)
+        yield begin, np.frombuffer(data, np.uint8, block_end - begin, begin)
+        begin = block_end
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong

@@ -71,6 +71,13 @@ def _stack(stack: Transformer | StagedTransformer | None, positions: Positions |
     kinds = {"sinusoidal": positions.sinusoid, "convolutional": positions.conv, "tabled": positions.grid}
     used = " and ".join(kind for kind, part in kinds.items() if part is not None) or "no"
     norm = "pre" if settings.pre_norm else "post"
+    if isinstance(stack, StagedTransformer):
+        layers = "-".join(str(len(stage.layers)) for stage in stack.each_stage)
+        return (
+            f"stages of {layers} layers, {settings.dim} to {stack.dim} wide, {settings.num_heads} to "
+            f"{settings.num_heads * stack.factor} heads, {norm}-norm, {used} positions; attention within windows of "
+            f"{stack.window} x {stack.window} tokens; clips are filled up to {stack.size[1]} columns"
+        )
     return (
         f"{settings.num_layers} layers, {settings.dim} wide, {settings.num_heads} heads, {norm}-norm, {used} positions"
     )

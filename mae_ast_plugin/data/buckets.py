@@ -20,8 +20,11 @@ def length_buckets(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray
 
     Clips of one length are one bucket without padding. A bucket may be empty, its width is 0 then.
     """
-    below_longest = np.log(sizes.max() / np.maximum(sizes, 1))
-    bucket_of = (below_longest / math.log(STEP)).astype(np.int16)
+    below_longest = np.maximum(sizes, 1.0)  # in place: millions of clips have one array of numbers at a time
+    np.divide(sizes.max(), below_longest, out=below_longest)
+    np.log(below_longest, out=below_longest)
+    below_longest /= math.log(STEP)
+    bucket_of = below_longest.astype(np.int16)
     widths = np.zeros(int(bucket_of.max()) + 1, np.int64)
     np.maximum.at(widths, bucket_of, sizes)
     return bucket_of, widths

@@ -85,7 +85,7 @@ class ClipDataset(FairseqDataset):
             limit = self.frontend.num_samples(self.frontend.num_frames(int(limit)))
         least = max(self.shortest if self.manifest.sample_rates is not None else 1, self.task.min_sample_size or 0)
         most = self.task.max_keep_size or np.inf
-        kept = np.flatnonzero((lengths >= least) & (lengths <= most))
+        kept = np.flatnonzero((lengths >= least) & (lengths <= most)).astype(np.int32)
         if len(kept) == 0:
             raise PlainError(
                 f"{self.manifest.path}: none of its {len(lengths)} clips has between {least} and {most} samples "
@@ -94,7 +94,8 @@ class ClipDataset(FairseqDataset):
             )
         self.num_short = int((lengths < least).sum())
         self.num_long = int((lengths > most).sum())
-        return kept, np.minimum(lengths[kept], limit).astype(np.int64)
+        np.minimum(lengths, limit, out=lengths)  # in place: there may be millions
+        return kept, lengths[kept].astype(np.int64)
 
     def _task_samples(self, lengths: np.ndarray, rows: Any) -> np.ndarray:
         """Lengths at the rates of ``rows``, or frames of features, in samples at task.sample_rate."""
@@ -102,7 +103,9 @@ class ClipDataset(FairseqDataset):
             return sizes_of(lengths, self.frontend)
         if self.manifest.sample_rates is None:
             return lengths.astype(np.float64)
-        return np.ceil(lengths.astype(np.float64) * self.task.sample_rate / self.manifest.sample_rates[rows])
+        samples = lengths * float(self.task.sample_rate)
+        samples /= self.manifest.sample_rates[rows]
+        return np.ceil(samples, out=samples)
 
     def _cut(self) -> None:
         """Make an entry of every piece of a clip; a clip shorter than a piece is one entry."""
@@ -164,14 +167,17 @@ class ClipDataset(FairseqDataset):
             epoch=epoch if self.epoch_matters else 0,
         )
         if self.epoch_matters or epoch == 1:  # others are made again whenever they are gone through, always the same
-            self._tell(batches, epoch)
+            self._tell(batches, epoch, max_samples)
         return batches
 
-    def _tell(self, batches: Batches, epoch: int) -> None:
+    def _tell(self, batches: Batches, epoch: int, max_samples: int | None) -> None:
         sentence = f"{self.split}: {len(batches)} batches in epoch {epoch}"
         if self.pad_to_widths:
             share = 1 - self.sizes.sum() / batches.num_samples()
             sentence += f" of {len(batches.shapes())} shapes, {share:.1%} of their samples padding"
+        if max_samples is not None:
+            fill = batches.num_samples() / max_samples / len(batches)
+            sentence += f", {fill:.1%} of dataset.max_tokens filled"
         logger.info(sentence)
 
     def __getitem__(self, ref: ClipRef) -> Clip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from mae_ast_plugin.checkpoint import Checkpoint, load_checkpoint, load_state
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder
+from mae_ast_plugin.nn.normalization import FixedNorm
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ def _means_the_same(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
 
 def check_beginning(path: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """PlainError where weights cannot be read, or are of another network than the one asked for."""
+    if not os.path.exists(path):
+        raise PlainError(f"checkpoint.finetune_from_model is {path}: there is no such file")
     found = load_checkpoint(path)
     names = ENCODER if found.model.embeds_only else ENCODER + BEHIND
     difference = differing({"model": asdict(found.model), "task": asdict(found.task)}, wanted, names)
@@ -86,10 +90,15 @@ def check_beginning(path: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def begin_with(network: MaskedAutoencoder, path: str) -> None:
-    """Fill a network with the weights of a file or folder; of an encoder alone, what stands behind it stays new."""
+    """Fill a network with the weights of a file or folder; of an encoder alone, what stands behind it stays new.
+
+    A fixed mean and deviation of the input are settings, not weights: the run keeps its own.
+    """
     found = load_checkpoint(path)
-    state = {**network.state_dict(), **found.state} if found.model.embeds_only else found.state
-    load_state(network, state, path)
+    state = dict(found.state)
+    if isinstance(network.norm, FixedNorm):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("norm.")}
+    load_state(network, {**network.state_dict(), **state} if found.model.embeds_only else state, path)
     logger.info(f"beginning with the weights of {path} ({_described(found)})")
 
 

@@ -25,6 +25,8 @@ OF_BATCHES = {
 # Sections whose other values shape what is learned; the run goes on with new ones, and says so.
 TOLD = ("task", "model", "criterion", "optimization", "lr_scheduler", "optimizer")
 SCHEMAS = {"task": TaskSettings, "model": ModelSettings, "criterion": CriterionSettings}
+# a checkpoint holds what came of them
+OF_THE_BEGINNING = ("weight_init", "input_mean", "input_std", "input_statistics")
 WITHOUT_EFFECT = ("data", "save_dir", "tensorboard_logdir", "max_update", "max_epoch", "stop_time_hours")
 
 
@@ -73,7 +75,9 @@ def check_settings(cfg: Any, stored: Mapping[str, Any], exact: bool) -> None:
         for name, before, now in _changed({**known, **(stored.get(section) or {})}, cfg[section]):
             if name in WITHOUT_EFFECT:
                 continue
-            if section == "optimizer" and name != "lr" and not cfg.checkpoint.reset_optimizer:
+            if name in OF_THE_BEGINNING:
+                logger.warning(f"{section}.{name}={now} has no effect on a run that has begun with {before}")
+            elif section == "optimizer" and name != "lr" and not cfg.checkpoint.reset_optimizer:
                 logger.warning(
                     f"{section}.{name}={now} has no effect on a run that has begun with {before}; set "
                     f"checkpoint.optimizer_overrides"

@@ -24,7 +24,7 @@ class Finished(Exception):
 def check_checkpoints(cfg: Any) -> None:
     """Refuse checkpoints that are named but missing, and let a run that has begun go on from where it was."""
     settings = cfg.checkpoint
-    for name in ("finetune_from_model", "continue_once", "restore_file"):
+    for name in ("continue_once", "restore_file"):
         path = settings.get(name)
         if path and path != RESTORE_DEFAULT:
             _check_foreign(name, path)
@@ -49,10 +49,8 @@ def is_own(settings: Any) -> bool:
 
 
 def _check_foreign(name: str, path: str) -> None:
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise PlainError(f"checkpoint.{name} is {path}: there is no such file")
-    if name == "finetune_from_model":  # takes whatever can be loaded
-        return
     tensors = read_container(path, mmap=True).get("model") or {}
     if not any(tensor.startswith(OUR_PREFIX) for tensor in tensors):
         raise PlainError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from torch import distributed
 
 from mae_ast_plugin.errors import PlainError
@@ -16,6 +19,18 @@ INTERRUPTED = 130  # what shells call a program ended by Ctrl-C
 _WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly)"
 )
+_GPU_MEMORY = re.compile(
+    r"(?:CUDA|HIP|CUDNN|NCCL|cublas|cufft)\w*[^\n]*out of memory|out of memory[^\n]*CUDA"
+    r"|(?:CUBLAS|CUDNN|CUFFT|CUSOLVER|CUSPARSE|HIPBLAS|MIOPEN)\w*_ALLOC_FAILED",
+    re.I,
+)
+_CPU_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (?:can't|not enough)|Caught MemoryError|^MemoryError|Cannot allocate memory|out of memory",
+    re.I | re.M,
+)
+_OPEN_FILES = re.compile(r"too many open files|received \d+ items of ancdata", re.I)
+_SYSTEM = re.compile(r"OSError: \[Errno (\d+)\]")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROCESS = re.compile(r"process (\d+) terminated with (?:signal (\w+)|exit code (\d+))")
 _LOST = re.compile(r"connection (?:closed|reset|refused|was likely closed)|broken pipe|timed out|timeout|nccl", re.I)
 
@@ -24,13 +39,21 @@ def plain_sentence(error: BaseException) -> str | None:
     """The sentence for an error, also for one that a worker process raised and torch wrapped in a trace; None where
     only the trace will do.
     """
+    return (
+        _own_sentence(error)
+        or _of_memory(error)
+        or _of_workers(str(error))
+        or _of_files(error)
+        or _of_processes(error)
+        or _of_disks(error)
+    )
+
+
+def out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether the GPU's memory is used up; CUDA and its libraries say so in their own words, as RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU's memory is used up; lower dataset.max_tokens or dataset.batch_size (in validation "
-            "dataset.max_tokens_valid, dataset.batch_size_valid), or set model.checkpoint_activations=true, and "
-            f"{AGAIN}"
-        )
-    return _own_sentence(error) or _of_workers(str(error)) or _of_processes(error) or _of_disks(error)
+        return True
+    return isinstance(error, RuntimeError) and _GPU_MEMORY.search(str(error)) is not None
 
 
 def _own_sentence(error: BaseException) -> str | None:
@@ -42,6 +65,34 @@ def _own_sentence(error: BaseException) -> str | None:
         if kind.startswith("mae_ast_plugin.") and kind.endswith("Error"):
             return sentence
     return str(error) if isinstance(error, PlainError) else None
+
+
+def _of_memory(error: BaseException) -> str | None:
+    if out_of_gpu_memory(error):
+        return (
+            "the GPU's memory is used up; lower dataset.max_tokens or dataset.batch_size (in validation "
+            "dataset.max_tokens_valid, dataset.batch_size_valid), or set model.checkpoint_activations=true, and "
+            f"{AGAIN}"
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _CPU_MEMORY.search(str(error))):
+        return (
+            "the machine's memory is used up; lower dataset.num_workers or dataset.max_tokens, or ask for more memory, "
+            f"and {AGAIN}"
+        )
+    return None
+
+
+def _of_files(error: BaseException) -> str | None:
+    """Too many open files, told by the system or by torch, whose workers hand batches over as open files."""
+    if not isinstance(error, OSError | RuntimeError):
+        return None
+    told = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if told or _OPEN_FILES.search(str(error)):
+        return (
+            "too many files are open at once; allow more (ulimit -n 65536, or LimitNOFILE, --ulimit of a container) or "
+            f"lower dataset.num_workers, and {AGAIN}"
+        )
+    return None
 
 
 def _of_workers(text: str) -> str | None:
@@ -78,7 +129,17 @@ def _of_processes(error: BaseException) -> str | None:
 
 
 def _of_disks(error: BaseException) -> str | None:
-    cause = error if isinstance(error, OSError) else None
-    if cause is None or cause.errno not in MENDS or not isinstance(cause.filename, str):
+    """A file that cannot be written; where the system does not say which, only for what a disk has no room for."""
+    if isinstance(error, OSError) and error.errno in MENDS and isinstance(error.filename, str):
+        return str(unwritable(error, error.filename, "so the run ends"))
+    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    if number not in NO_ROOM:
         return None
-    return str(unwritable(cause, cause.filename, "so the run ends"))
+    folder = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "the run's folder"
+    return str(unwritable(OSError(number, os.strerror(number)), folder, "so the run ends"))
+
+
+def _number_in(trace: str) -> int | None:
+    """The system's number in the last line of a trace, in which torch wraps the error of a process it started."""
+    found = _SYSTEM.match((trace.strip().splitlines() or [""])[-1])
+    return int(found[1]) if found else None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,14 @@ def _set_up_processes(cfg: Any) -> None:
     if settings.distributed_world_size > 1:
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True  # the engine's broadcast cannot be read back
         if on_cpu:
-            settings.distributed_backend, settings.ddp_backend = "gloo", "legacy_ddp"
+            _set_up_cpus(settings)
+
+
+def _set_up_cpus(settings: Any) -> None:
+    """Connect processes without GPUs by gloo, where nothing else than the default for GPUs is asked for."""
+    if settings.distributed_backend == "nccl":
+        settings.distributed_backend = "gloo"
+        logger.info("no GPUs are used: processes are connected by distributed_training.distributed_backend=gloo")
 
 
 def _own_device(local_rank: str | None) -> int:
@@ -137,10 +143,18 @@ def _set_up_slurm(settings: Any) -> None:
     if settings.distributed_port <= 0:
         settings.distributed_port = 20000 + int(environment.get("SLURM_JOB_ID", 0)) % 20000
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "localhost"))
-    first = nodes
-    if shutil.which("scontrol"):
-        first = subprocess.check_output(["scontrol", "show", "hostnames", nodes], text=True).split()[0]
-    settings.distributed_init_method = f"tcp://{first}:{settings.distributed_port}"
+    settings.distributed_init_method = f"tcp://{first_host(nodes)}:{settings.distributed_port}"
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a list as Slurm writes it: ``node[01-02,05],gpu3`` begins with ``node01``."""
+    first = re.match(r"(?:[^\[\],\s]|\[\w+(?:-\w+)?(?:,\w+(?:-\w+)?)*\])+(?=,|$)", nodes.strip())
+    if first is None:
+        raise PlainError(
+            f"SLURM_STEP_NODELIST or SLURM_JOB_NODELIST is {nodes!r}, which names no first host; start the "
+            "processes with torchrun instead"
+        )
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def _write_resolved(cfg: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.logging import progress_bar
+from fairseq.models import distributed_fairseq_model
 from fairseq_cli import train
 
+from mae_ast_plugin.launch.records import close_event_files, end_with_the_log, keep_event_files_going
 from mae_ast_plugin.launch.saving import make_saves_whole
 from mae_ast_plugin.launch.stopping import Stopped, listen, stop_signal
 from mae_ast_plugin.launch.trainer import SteadyTrainer, ValidationCutError
@@ -24,11 +25,28 @@ def repair_engine() -> None:
     nothing.
     """
     make_saves_whole()
+    end_with_the_log()
+    keep_event_files_going()
+    if not hasattr(distributed_fairseq_model.DistributedDataParallel, "anywhere"):
+        distributed_fairseq_model.DistributedDataParallel = anywhere(distributed_fairseq_model.DistributedDataParallel)
     train.Trainer = SteadyTrainer
     if not hasattr(train.validate_and_save, "stops"):
         train.validate_and_save = stopping(train.validate_and_save)
     if multiprocessing.parent_process() is not None:  # one that the engine started; `checked` does it for the others
         listen()
+
+
+def anywhere(parallel: Any) -> Any:
+    """Let torch's own DDP work on CPUs too, where it refuses the number of a GPU that the engine gives it."""
+
+    @wraps(parallel)
+    def build(module: Any, device_ids: Any = None, output_device: Any = None, **options: Any) -> Any:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            device_ids = output_device = None
+        return parallel(module, device_ids=device_ids, output_device=output_device, **options)
+
+    build.anywhere = True  # type: ignore[attr-defined]
+    return build
 
 
 def stopping(validate_and_save: Any) -> Any:
@@ -68,9 +86,7 @@ def _save_and_stop(settings: Any, trainer: SteadyTrainer, epoch_itr: Any) -> Non
 
 def forget_earlier_runs() -> None:
     """Several runs of one process (a sweep) must not share their best score nor the files of TensorBoard."""
-    for writer in progress_bar._tensorboard_writers.values():
-        writer.close()
-    progress_bar._tensorboard_writers.clear()
+    close_event_files()
     for function, name in ((checkpoint_utils.save_checkpoint, "best"), (train.should_stop_early, "best")):
         if hasattr(function, name):
             delattr(function, name)

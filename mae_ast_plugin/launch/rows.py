@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mae_ast_plugin.launch.saving import unwritable
 
-BLOCK_BYTES = 2**23  # lines of a block are separate objects for a moment
+BLOCK_BYTES = 2**20  # lines of a block are separate objects for a moment
 _LABEL = re.compile(rb"^([^\t\n]*\t[^\t\n]*)\t[^\n]*", re.MULTILINE)
 
 
@@ -44,7 +44,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _lines(block: bytes) -> list[bytes]:
     block = block.replace(b"\r\n", b"\n")
-    if block.count(b"\t") > block.count(b"\n") + 1:  # some have labels
+    if block.count(b"\t") > block.count(b"\n"):  # some have labels, or the last line has no end
         block = _LABEL.sub(rb"\1", block)
     lines = block.split(b"\n")
     while lines and not lines[-1]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # A launcher passes on what the processes have already got; a second signal means business only after this [s].
@@ -61,13 +62,42 @@ def stop_signal() -> str:
     return signal.Signals(_requests.first[0]).name if _requests.first else "a signal to another process"
 
 
+def nothing_to_save() -> NoReturn:
+    """Say that the run ends before there was anything to keep, and end it."""
+    print(_nothing(stop_signal()), flush=True)
+    raise Stopped
+
+
+def _nothing(name: str) -> str:
+    return f"stopped by {name} before the first update: nothing to save yet; the same command starts again"
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End at once: an exception would come up within an import, or whatever else is being done, and might be caught."""
+    os.write(1, f"{_nothing(signal.Signals(number).name)}\n".encode())
+    os._exit(0)
+
+
+def end_when_asked() -> None:
+    """Let the signals end this process with status 0 until it listens: it is only being made ready."""
+    if threading.current_thread() is threading.main_thread() and not _requests.listening:
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _end)
+
+
+def ended_before_listening(name: str | None) -> bool:
+    """Whether a training process that this one started was ended by what this one was asked, and passed on too soon."""
+    return _requests.first is not None and name in {number.name for number in SIGNALS}
+
+
 def listen() -> None:
     """Note the signals from now on, where nobody else has taken them (as hydra's submitit launcher has)."""
     if threading.current_thread() is not threading.main_thread() or _requests.listening:
         return
     _requests.listening = True
     for number in SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:
+        if signal.getsignal(number) in (signal.SIG_DFL, _end):
             signal.signal(number, _requests.note)
     if not _requests.hooked:  # cannot be taken back, so it asks whether anybody listens
         os.register_at_fork(after_in_child=_leave_to_parent)
@@ -77,7 +107,7 @@ def listen() -> None:
 def stop_listening() -> None:
     """Give the signals back and forget what came."""
     for number in SIGNALS:
-        if signal.getsignal(number) == _requests.note:
+        if signal.getsignal(number) in (_requests.note, _end):
             signal.signal(number, signal.SIG_DFL)
     _requests.listening, _requests.first = False, None
 

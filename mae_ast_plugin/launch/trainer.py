@@ -63,7 +63,7 @@ class SteadyTrainer(Trainer):
         statistics = [buffer.clone() for buffer in self._statistics]
         try:
             with _aggregators_restored():
-                logged = super().train_step(samples, raise_oom)
+                logged = super().train_step(samples, raise_oom=True)  # or such an update would be left out silently
         except NotFiniteError:
             self.zero_grad()
             for buffer, before in zip(self._statistics, statistics, strict=True):

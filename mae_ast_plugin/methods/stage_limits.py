@@ -32,6 +32,11 @@ def stage_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
         kernel, stride = (getattr(model, f"ast_kernel_{part}_{axis}") for part in ("size", "stride"))
         if kernel != stride:
             yield f"model.ast_kernel_stride_{axis} is {stride}; stages (model.stage_layers) need the patch's {kernel}"
+    if model.enc_table_pos != "none" and model.max_columns < model.window_columns:
+        yield (
+            f"model.max_columns is {model.max_columns}; stages (model.stage_layers) need positions for all "
+            f"{model.window_columns} columns of model.window_columns"
+        )
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path is {model.drop_path}; it must be at least 0 and below 1"
     if model.attention_window < 1:

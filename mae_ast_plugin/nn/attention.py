@@ -24,7 +24,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None, 
     be seen, or what is added to the scores; ``dropout`` is the share of the weights that is dropped.
     """
     is_bias = attend is not None and attend.dtype != torch.bool
-    if not 0 < dropout < 1 or is_bias or not is_ours(query):
+    none = not query.numel() or not kept_share(dropout)  # no queries, or nothing that is kept
+    if not dropout or none or is_bias or not is_ours(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
     return _BlockedAttention.apply(query, key, value, attend, dropout)  # type: ignore[no-any-return]
 

@@ -47,6 +47,6 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     """Set a share ``rate`` of the values to zero and scale the others, in training: any shape."""
     if not training or rate == 0:
         return x
-    if not is_ours(x) or rate == 1:
+    if not is_ours(x) or not x.numel() or not kept_share(rate):
         return F.dropout(x, rate)
     return x * keep_mask(x.shape, rate) * (1 / kept_share(rate))

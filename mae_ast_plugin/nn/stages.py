@@ -51,7 +51,7 @@ class StagedTransformer(nn.Module):
 
     def __init__(self, settings: TransformerSettings, stages: StageSettings) -> None:
         super().__init__()
-        self.settings, self.size = settings, stages.size
+        self.settings, self.size, self.window = settings, stages.size, stages.window
         self.factor = 2 ** (len(stages.num_layers) - 1)  # patches along each side of a token of the last stage
         self.dim = settings.dim * self.factor
         shares = torch.linspace(0, stages.drop_path, sum(stages.num_layers), device="cpu").tolist()

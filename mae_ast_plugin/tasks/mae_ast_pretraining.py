@@ -3,6 +3,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from mae_ast_plugin.criterions import mae_ast as _registers_the_criterion  # noq
 from mae_ast_plugin.data.clips import ClipDataset
 from mae_ast_plugin.data.unreadable import UnreadableClips
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.endings import out_of_gpu_memory
 from mae_ast_plugin.launch.repairs import repair_engine
 from mae_ast_plugin.launch.rows import record_rows
 from mae_ast_plugin.methods.build import frontend_of, tokens_of
@@ -165,7 +167,9 @@ class MaskedPretrainingTask(FairseqTask):
             self._draw(model, update_num)
         try:
             loss, size, logged = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
-        except torch.OutOfMemoryError as error:  # the engine would leave the batch out and go on
+        except (torch.OutOfMemoryError, RuntimeError) as error:  # the engine would leave the batch out and go on
+            if not out_of_gpu_memory(error):
+                raise
             clips = sample["net_input"]["lengths"]
             raise PlainError(
                 f"a batch of {len(clips)} clips of up to {max(clips)} samples does not fit into the GPU's memory; "
@@ -220,10 +224,15 @@ class MaskedPretrainingTask(FairseqTask):
                 self.recorded[split] = record_rows(Path(dataset.manifest.path), self.cfg.save_dir)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        return {type(self).__name__: {"audio_seconds": self.audio_seconds, "manifests": self.recorded}}
+        counts = {"read": dict(self.unreadable.num_read), "unreadable": dict(self.unreadable.num_unreadable)}
+        state = {"audio_seconds": self.audio_seconds, "manifests": self.recorded, "clips": counts}
+        return {type(self).__name__: state}
 
     def set_checkpoint_dict(self, stored: Mapping[str, Any]) -> None:
         self.audio_seconds = float(stored["audio_seconds"])
+        counts = stored.get("clips") or {}  # a run of a time before they were kept has none
+        self.unreadable.num_read = Counter(counts.get("read"))
+        self.unreadable.num_unreadable = Counter(counts.get("unreadable"))
 
 
 def _plain(cfg: Any) -> Mapping[str, Any]:

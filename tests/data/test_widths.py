@@ -141,6 +141,16 @@ def test_an_epoch_tells_its_batches_shapes_and_padding(tmp_path: Path, caplog: p
     assert len(batches) == 2
 
 
+def test_an_epoch_tells_how_much_of_the_budget_its_batches_fill(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = dataset(tmp_path, TaskSettings())
+    with caplog.at_level("INFO"):
+        batches = data.batches(1, 32_000, None, 1, 1)
+    assert len(batches) == 2  # 2 x 0.93 s and 0.61 s, of 2 s each
+    assert caplog.messages[0].endswith(f"padding, {(0.93 * 2 + 0.61) / 4:.1%} of dataset.max_tokens filled")
+
+
 # ---- in a run
 
 

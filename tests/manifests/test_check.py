@@ -124,6 +124,11 @@ def clipped(splits: Splits) -> None:
     splits.add("valid", "bad.wav", np.clip(4 * np.sin(np.arange(LENGTH) * 0.05 * np.pi), -1, 1))
 
 
+def clipped_in_one_channel(splits: Splits) -> None:
+    loud = np.clip(4 * np.sin(np.arange(LENGTH) * 0.05 * np.pi), -1, 1)
+    splits.add("valid", "bad.wav", np.stack([loud, 0.3 * noise(99)], axis=1))
+
+
 def lossless_copy(splits: Splits) -> None:
     samples, _ = soundfile.read(splits.path("valid41.wav"), dtype="int16")
     splits.add("valid", "copy.flac", samples)
@@ -150,6 +155,7 @@ FAULTS: list[tuple[Callable[[Splits], None], str, str]] = [
     (lambda splits: splits.add("valid", "bad.wav", np.zeros(LENGTH)), "silent", "every sample is 0"),
     (lambda splits: splits.add("valid", "bad.wav", 1e-4 * noise(99), "FLOAT"), "silent", "the level is -90.9 dB"),
     (clipped, "clipped", "lie in runs at full scale"),
+    (clipped_in_one_channel, "clipped", "lie in runs at full scale"),
     (lambda splits: splits.add("valid", "bad.wav", noise(99) + 0.1), "offset", "of full scale"),
     (lossless_copy, "duplicate", "the same samples as valid line 3"),
     (lambda splits: splits.list("valid", "valid41.wav"), "duplicate", "is the same file as valid line 3"),

@@ -102,6 +102,19 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
         assert journal.done == {"a": 1}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_has_another_version_since_is_done_again(tmp_path: Path, count: int) -> None:
+    path = tmp_path / ".journal"
+    with pytest.raises(KeyError), Journal(path, 1, version=length) as journal:
+        assert dict(each(length, ["a", "bb"], jobs=count, what="test", journal=journal)) == {"a": 1, "bb": 2}
+        raise KeyError
+    with pytest.raises(KeyError), Journal(path, 1, version=lambda item: 1) as journal:
+        assert journal.done == {"a": 1}
+        raise KeyError
+    with Journal(path, 1, version=length) as journal:
+        assert journal.done == {"a": 1, "bb": 2}
+
+
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_shares_of_machines_are_the_whole_and_do_not_overlap(count: int) -> None:
     parts = [{item for item in ITEMS if Share(number, count).holds(item)} for number in range(1, count + 1)]

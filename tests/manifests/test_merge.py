@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from mae_ast_plugin.audio.manifest import Manifest, write_manifest
 from manifests.__main__ import main
+from manifests.blocks import open_corpus
 from manifests.order import place_order
 
 Row = tuple[str, int, int, str | None]
@@ -139,6 +141,54 @@ def test_folders_with_other_roots_and_splits_are_merged(tmp_path: Path, capsys: 
     assert "valid.tsv: only 1 of 2 folders have it" in capsys.readouterr().out
 
 
+def test_what_check_and_pack_write_beside_manifests_is_no_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, rows in (("1", ROWS[:6]), ("2", ROWS[6:])):
+        make(tmp_path / part / "train.tsv", tmp_path / "root", rows)
+        (tmp_path / part / "findings.tsv").write_text("split\tline\tname\tfinding\tdetail\n")
+        (tmp_path / part / "train-unreadable.tsv").write_text(f"bad{part}.wav\tis text\n")
+        (tmp_path / part / "train.unreadable").write_text(f"worse{part}.wav\tis text\n")
+    assert run(tmp_path / "1", tmp_path / "2", out=tmp_path / "merged") == 0
+    names = {"train.tsv", "train.rates", "train-unreadable.tsv", "train.unreadable"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == names
+    assert len((tmp_path / "merged" / "train.unreadable").read_text().splitlines()) == 2
+    assert f"{tmp_path / '1' / 'findings.tsv'} is left out" in capsys.readouterr().out
+    assert len(open_corpus([str(tmp_path / "1")])) == 6
+
+
+def test_a_list_that_machines_convert_is_merged_with_what_they_could_not_read(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for index in range(20):
+        soundfile.write(tmp_path / "clips" / f"{index}.wav", np.zeros(80 + index), 8000)
+    for index in range(6):
+        (tmp_path / "clips" / f"bad{index}.wav").write_text("text")
+    names = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    (tmp_path / "list.csv").write_text("filename\n" + "".join(f"{name}\n" for name in names))
+    convert = ["convert", str(tmp_path / "list.csv"), "--from", "dasheng", "--root", str(tmp_path / "clips"), "--jobs"]
+    assert main([*convert, "1", "--out", str(tmp_path / "whole" / "x.tsv")]) == 0
+    for part in "12":
+        assert main([*convert, "1", "--out", str(tmp_path / part / "x.tsv"), "--shard", f"{part}/2"]) == 0
+    assert run(tmp_path / "1" / "x.tsv", tmp_path / "2" / "x.tsv", out=tmp_path / "merged" / "x.tsv") == 0
+    assert run(tmp_path / "1", tmp_path / "2", out=tmp_path / "folder") == 0
+    assert (tmp_path / "whole" / "x.unreadable").read_bytes().count(b"\n") == 6
+    for name in ("x.tsv", "x.rates", "x.unreadable"):
+        for merged in ("merged", "folder"):
+            assert (tmp_path / merged / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_reading_joining_and_writing_show_their_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(tmp_path / "1.tsv", tmp_path / "root", ROWS[:5])
+    second = make(tmp_path / "2.tsv", tmp_path / "root", ROWS[5:])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(first, second, out=tmp_path / "merged.tsv") == 0
+    shown = capsys.readouterr().err
+    for what in ("reading 1.tsv: 100%", "reading 2.tsv: 100%", "joining 2.tsv: 100%", "writing merged.tsv: 100%"):
+        assert what in shown
+
+
 def test_rates_that_lack_are_read_from_the_clips_when_asked(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     soundfile.write(tmp_path / "root" / "x.wav", np.zeros(50), 12345)
@@ -173,6 +223,7 @@ def test_what_does_not_fit_together_is_one_sentence(tmp_path: Path, capsys: pyte
     for parts, out, sentence in (
         ([first, twice], merged, f"d/01.wav is in {first} and again in {twice}: remove it from one of them"),
         ([first, twice, first], merged, f"{first} is given twice: leave one out"),
+        ([tmp_path / "in", f"{tmp_path / 'in'}/"], folder, f"{tmp_path / 'in'}/ is given twice: leave one out"),
         ([first, bare], merged, f"{bare} has no .rates beside it and {first} has: give --probe"),
         ([absent, first, "--probe"], merged, "absent.wav: does not exist"),
         ([first, tmp_path / "none.tsv"], merged, "none.tsv does not exist"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_the_order_of_rows_is_kept_and_no_rates_are_made_up(tmp_path: Path) -> N
         lengths = Manifest.load(tmp_path / "out" / f"{split}.tsv").lengths.tolist()
         assert lengths == sorted(lengths)
         assert not (tmp_path / "out" / f"{split}.rates").exists()
+
+
+def test_every_step_shows_its_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "all.tsv", [f"s{number % 5}/{number}.wav" for number in range(20)])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(path, tmp_path / "out", "--by", "folder") == 0
+    shown = capsys.readouterr().err
+    for what in ("reading all.tsv: 100%", "finding groups: 100%", "choosing splits: 100%", "writing train.tsv: 100%"):
+        assert what in shown
 
 
 def test_a_split_that_is_not_requested_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

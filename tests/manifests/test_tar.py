@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def make_shard(
             archive.addfile(info, io.BytesIO(data))
     with tarfile.open(path) as archive:
         return archive.getmembers()
+
+
+def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", kind) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return written.getvalue()
 
 
 def run(shards: Path, out: Path, *options: str) -> int:
@@ -101,6 +110,41 @@ def test_keys_without_audio_are_left_out_and_counted(tmp_path: Path, capsys: pyt
 )
 def test_a_key_is_what_stands_before_the_first_dot_of_the_base_name(name: str, key: str) -> None:
     assert key_of(name) == key
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_listed_by_the_names_of_its_members_with_labels(tmp_path: Path, kind: int) -> None:
+    members = {"d/b.flac": wav(90, 16000, "FLAC"), "d/b.cls": b"7", "a ü.wav": wav(80), "a ü.json": b'{"label": "dog"}'}
+    extra = {"d/": b"", "__MACOSX/d/._b.flac": b"none", "notes.txt": b"no clip"}
+    (tmp_path / "s.zip").write_bytes(zipped(members | extra, kind))
+    make_shard(tmp_path / "t.tar", [("c.wav", wav(70))])
+    assert run(tmp_path, tmp_path / "out") == 0
+    path = tmp_path / "out" / "train.tsv"
+    assert rows_of(path)[:2] == [("s.zip:a ü.wav", 80, "dog"), ("s.zip:d/b.flac", 90, "7")]
+    assert [row[1] for row in rows_of(path)[2:]] == [70]
+    for row in Manifest.load(path):
+        assert len(read(row.path)[0]) == row.length
+    assert problems_of(tmp_path / "out") == {}
+
+
+def test_what_is_wrong_in_a_zip_is_said(tmp_path: Path) -> None:
+    members = {"good.wav": wav(), "good.json": b"{", "empty.wav": b"", "page.wav": b"<html>", "t\tab.wav": wav()}
+    whole = zipped(members)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "s.zip").write_bytes(whole)
+    (tmp_path / "in" / "cut.zip").write_bytes(whole[:-30])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert [row[0] for row in rows_of(tmp_path / "out" / "train.tsv")] == ["s.zip:good.wav"]
+    problems = problems_of(tmp_path / "out")
+    for where, sentence in (
+        ("cut.zip", "is truncated or damaged"),
+        ("s.zip/empty.wav", "is empty"),
+        ("s.zip/good.json", "holds no label"),
+        ("s.zip/t\\tab.wav", "has a TAB"),
+        ("s.zip:page.wav", "holds text, not audio"),
+    ):
+        assert sentence in problems.pop(where)
+    assert problems == {}
 
 
 def test_another_field_and_lists_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +310,11 @@ def test_what_is_wrong_with_single_members_is_said(tmp_path: Path) -> None:
             "is compressed with gzip, so no clip in it can be reached alone: unpack it with",
         ),
         ("s.tar", b"\x28\xb5\x2f\xfd....", "is compressed with zstd"),
-        ("s.tar.gz", gzip.compress(b"x", mtime=0), "does not end in .tar"),
+        ("s.tar.gz", gzip.compress(b"x", mtime=0), "s.tar.gz is compressed with gzip"),
+        ("s.wds", b"no tar" * 100, "ends in neither .tar nor .zip"),
+        ("s.tar", zipped({}), "is a zip file, and readers know it by its name: rename it to end in .zip"),
+        ("s.zip", b"no zip" * 100, "does not begin as a zip file does"),
+        ("s.zip", zipped({}), "no clip below"),
         ("s.tar", b"no tar" * 100, "is no tar (invalid header): copy it again"),
         ("s.tar", b"", "is no tar (empty header)"),
         ("s.tar", None, "cannot be read: No such file"),
@@ -285,7 +333,7 @@ def test_what_is_no_plain_tar_is_one_sentence(
 
 def test_a_folder_without_shards_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, tmp_path / "out") == 2
-    assert "holds no file that ends in .tar" in capsys.readouterr().err
+    assert "holds no file that ends in .tar or .zip" in capsys.readouterr().err
 
 
 def test_a_field_that_no_clip_has_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,17 +73,47 @@ def test_without_the_file_they_are_refused(toy: Path, monkeypatch: pytest.Monkey
         load_checkpoint(toy)
 
 
+def texts_in(source: str) -> list[tuple[int, str]]:
+    """Strings in code, docstrings left out: line and lower-case text."""
+    nodes = list(ast.walk(ast.parse(source)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [(node.lineno, node.value.lower()) for node in constants if isinstance(node.value, str)]
+
+
+def asks_in(source: str) -> list[int]:
+    """Lines of code that name a method, in whatever way."""
+    names = {*methods(), *(method.title.lower() for method in methods().values())}
+    ours = {"mae_ast", "mae-ast"}  # also the names of this package and its distribution
+    lines = [line for line, text in texts_in(source) if any(name in text for name in names - ours)]
+    named = "|".join(map(re.escape, methods()))
+    code = re.compile(
+        rf"""==\s*["']mae.ast["']|["']mae.ast["']\s*==|methods import.*\b({named})\b|methods\.({named})\b"""
+    )
+    lines += [number for number, line in enumerate(source.splitlines(), 1) if code.search(line)]
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'kind == "ssast"',
+        'kind in ("ssast", "dasheng")',
+        'origin.startswith("published MSM-MAE")',
+        '{"maskspec": 64}[kind]',
+        'kind == "mae_ast"',
+        "from mae_ast_plugin.methods import ssast",
+    ],
+)
+def test_a_line_that_names_a_method_is_found(line: str) -> None:
+    assert asks_in(f'"""As SSAST does."""\n{line}\n') == [2]
+
+
 def test_nothing_but_the_methods_themselves_names_a_method(repository: Path) -> None:
     """Values, not names: a comment may say where a formula comes from, code may not ask which method it is."""
-    names = "|".join(methods())
-    asks = re.compile(rf"""==\s*["']({names})|["']({names})["']\s*(==|in\b)|\b(is|if)_({names})\b""")
-    names_of_files = re.compile(rf"methods import.*\b({names})\b|methods\.({names})\b")
-    found = []
     package = repository / "mae_ast_plugin"
-    for path in sorted(package.rglob("*.py")):
-        if path.parent == package / "methods" and path.stem in methods():
-            continue
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if asks.search(line) or names_of_files.search(line):
-                found.append(f"{path.relative_to(repository)}:{number}: {line.strip()}")
+    others = [
+        path for path in package.rglob("*.py") if path.parent != package / "methods" or path.stem not in methods()
+    ]
+    found = [f"{path.relative_to(repository)}:{line}" for path in others for line in asks_in(path.read_text("utf-8"))]
     assert found == []

@@ -82,3 +82,9 @@ def test_half_precision_stays_and_is_near() -> None:
     assert {part.dtype for part in results[1]} == {torch.bfloat16}
     for exact, near in zip(*results, strict=True):
         assert float((exact - near.float()).detach().norm() / exact.detach().norm()) < 0.05
+
+
+@pytest.mark.parametrize("rate", [RATE, 0.999999])
+def test_no_queries_and_no_weights_that_are_kept_give_finite_numbers(rate: float) -> None:
+    assert attention(*inputs(0), None, rate).shape == (CLIPS, HEADS, 0, DIM)
+    assert bool(attention(*inputs(), None, rate).isfinite().all())

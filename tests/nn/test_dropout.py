@@ -57,8 +57,13 @@ def test_without_a_rate_or_training_nothing_happens(rate: float, training: bool)
     assert dropout(x, rate, training) is x
 
 
-def test_everything_can_be_dropped() -> None:
-    assert not dropout(torch.ones(5), 1.0, training=True).any()
+@pytest.mark.parametrize("rate", [1.0, 0.999999])
+def test_everything_can_be_dropped(rate: float) -> None:
+    assert not dropout(torch.ones(5), rate, training=True).any()
+
+
+def test_nothing_stays_nothing() -> None:
+    assert dropout(torch.ones(3, 0, 2), 0.5, training=True).shape == (3, 0, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

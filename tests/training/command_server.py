@@ -1,9 +1,10 @@
 """Runs fairseq-hydra-train many times, paying for its imports once.
 
 Imports what that command imports before it looks at its arguments (the plugin not among it), then forks a process for
-each request on standard input: it becomes the command, with arguments, folder, environment and output of its own, and
-ends as the command ends. A request is one line of JSON, so is its answer: ``{"argv", "cwd", "env", "output"}`` gives a
-process id, ``{"wait", "seconds"}`` its exit status (negative: the signal that ended it).
+each request on standard input: it becomes the command (or the program ``"script"``), with arguments, folder,
+environment and output of its own, and ends as the command ends. A request is one line of JSON, so is its answer:
+``{"argv", "cwd", "env", "output", "script"}`` gives a process id, ``{"wait", "seconds"}`` its exit status (negative:
+the signal that ended it).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import sys
 import time
@@ -40,7 +42,10 @@ def become_command(request: dict[str, Any]) -> None:
         os.dup2(source, target)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
-    sys.argv = ["fairseq-hydra-train", *request["argv"]]
+    sys.argv = [request.get("script") or "fairseq-hydra-train", *request["argv"]]
+    if request.get("script"):
+        runpy.run_path(request["script"], run_name="__main__")
+        sys.exit(0)
     sys.exit(sys.modules["fairseq_cli.hydra_train"].cli_main())
 
 

@@ -202,8 +202,11 @@ class Command:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         bare: bool = False,
+        script: Path | None = None,
     ) -> Run:
-        """Start a run in the run directory ``folder``; ``bare`` gives the arguments alone."""
+        """Start a run in the run directory ``folder``; ``bare`` gives the arguments alone, ``script`` to
+        another program.
+        """
         self.num_started += 1
         folder = folder or self.folder / f"run{self.num_started}"
         printed = self.folder / f"printed{self.num_started}.txt"
@@ -211,7 +214,8 @@ class Command:
         argv = list(arguments) if bare else self.arguments(*arguments, folder=folder)
         cwd = cwd or self.folder / "elsewhere"
         cwd.mkdir(exist_ok=True)
-        return Run(self._ask(argv=argv, cwd=str(cwd), env=dict(env or {}), output=str(printed)), printed, folder)
+        request = {"argv": argv, "cwd": str(cwd), "env": dict(env or {}), "output": str(printed)}
+        return Run(self._ask(**request, script=script and str(script)), printed, folder)
 
     def arguments(self, *arguments: str, folder: Path) -> list[str]:
         """The whole command line for these arguments: options first, then settings."""

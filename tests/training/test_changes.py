@@ -44,6 +44,9 @@ def test_the_root_the_labels_and_the_ends_of_lines_do_not_matter(tmp_path: Path)
     expected = digest_of(plain)
     labelled = write(tmp_path / "b", ROWS, labels=[f"label{number}" for number in range(50)])
     assert digest_of(labelled) == expected
+    one = tmp_path / "one.tsv"
+    one.write_bytes(plain.read_bytes().replace(b"\t107\n", b"\t107\tits label\n"))
+    assert one.read_bytes() != plain.read_bytes() and digest_of(one) == expected
     moved = tmp_path / "c.tsv"
     moved.write_bytes(plain.read_bytes().replace(b"/audio\n", b"/elsewhere/audio\n", 1).replace(b"\n", b"\r\n"))
     assert digest_of(moved) == expected

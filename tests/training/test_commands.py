@@ -14,7 +14,7 @@ import torch
 from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 
-from mae_ast_plugin.launch.prepare import checked
+from mae_ast_plugin.launch.entry import checked
 from mae_ast_plugin.launch.recipe_settings import recipe_settings
 from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 

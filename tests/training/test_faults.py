@@ -137,6 +137,33 @@ def test_a_process_that_is_killed_ends_the_others_with_a_sentence_and_soon(
         (RuntimeError("process 3 terminated with signal SIGKILL"), ("process 3 of this run was ended (SIGKILL)",)),
         (RuntimeError("process 3 terminated with exit code 1"), ("process 3 of this run was ended (status 1)",)),
         (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+            ("GPU's memory is used up", "dataset.max_tokens"),
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            ("GPU's memory is used up", "dataset.max_tokens"),
+        ),
+        (MemoryError(), ("machine's memory is used up", "dataset.num_workers")),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you ..."),
+            ("machine's memory is used up", "dataset.num_workers"),
+        ),
+        (OSError(24, "Too many open files"), ("too many files are open at once", "ulimit -n")),
+        (
+            RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)"),
+            ("too many files are open at once", "ulimit -n"),
+        ),
+        (RuntimeError("received 0 items of ancdata"), ("too many files are open at once", "ulimit -n")),
+        (
+            OSError(28, "No space left on device"),
+            ("the run's folder cannot be written (No space left", "make room on that disk"),
+        ),
+        (
+            RuntimeError("\n-- Process 1 ...\n  file.flush()\nOSError: [Errno 122] Disk quota exceeded"),
+            ("the run's folder cannot be written (Disk quota exceeded)", "make room in your quota"),
+        ),
+        (
             OSError(28, "No space left on device", "/run/log"),
             ("/run/log cannot be written (No space left", "make room"),
         ),
@@ -147,6 +174,44 @@ def test_what_can_be_mended_is_one_sentence(error: Exception, words: tuple[str, 
     assert sentence is not None and "\n" not in sentence
     for part in words:
         assert part in sentence
+
+
+NO_MEMORY = """
+import sys
+from mae_ast_plugin.models import mae_ast
+forward, calls = mae_ast.MaskedAutoencoderModel.forward, []
+
+def failing(self, *arguments, **options):
+    calls.extend([1] * self.training)
+    if len(calls) == 3:
+        raise RuntimeError({text!r})
+    return forward(self, *arguments, **options)
+
+mae_ast.MaskedAutoencoderModel.forward = failing
+sys.argv[0] = "fairseq-hydra-train"
+from fairseq_cli.hydra_train import cli_main
+cli_main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be reported later", "does not fit into the GPU's memory"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`", "does not fit into the GPU's memory"),
+        ("out of memory", "the machine's memory is used up"),
+    ],
+)
+def test_no_update_is_left_out_silently_where_memory_is_used_up(
+    text: str, words: str, run: Command, tmp_path: Path
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(NO_MEMORY.format(text=text))
+    folder = tmp_path / "run"
+    started = run.start(*run.arguments(*LONG, folder=folder), bare=True, script=script, folder=folder)
+    assert run.wait(started) == 1, started.output[-3000:]
+    assert words in started.sentence and "dataset.max_tokens" in started.sentence
+    assert started.num_updates() == 2
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), FileNotFoundError(2, "gone", "x"), KeyError("model")])

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,15 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(one: Run
     assert largest_difference(last, two.weights()) < ROUNDING
 
 
+def test_torchs_own_way_to_share_gradients_is_kept_on_cpus_and_ends_with_the_same_weights(
+    run: Command, one: Run, tmp_path: Path
+) -> None:
+    settings = (*SETTINGS, f"dataset.batch_size={PER_PROCESS}", "distributed_training.ddp_backend=pytorch_ddp")
+    ddp = group(run, tmp_path / "run", *settings)
+    assert "ddp_backend: pytorch_ddp" in (ddp.folder / "resolved_config.yaml").read_text()
+    assert largest_difference(one.weights(), ddp.weights()) < ROUNDING
+
+
 def test_two_processes_share_the_statistics_of_the_input(one: Run, two: Run) -> None:
     names = [name for name in one.weights() if name.startswith("autoencoder.norm.")]
     assert len(names) == 3
@@ -172,6 +182,20 @@ def test_two_processes_of_which_one_is_asked_to_stop_both_stop_and_go_on_as_if_n
     resumed = group(run, tmp_path / "run", *long)
     assert [int(values["num_updates"]) for values in resumed.logged()] == list(range(reached + 1, 51))
     assert largest_difference(resumed.weights(), whole.weights()) == 0
+
+
+def test_of_four_processes_of_which_one_is_killed_the_others_end_with_a_sentence_and_soon(
+    run: Command, tmp_path: Path
+) -> None:
+    long = (*SETTINGS, "dataset.batch_size=2", "optimization.max_update=500", "lr_scheduler.total_num_update=500")
+    runs = [run.start(*long, folder=tmp_path / "run", env=environment) for environment in environments(4)]
+    run.wait_until(lambda: runs[0].num_updates() >= 3)
+    os.kill(runs[2].process, signal.SIGKILL)
+    began = time.monotonic()
+    assert [run.wait(each, seconds=30) for each in runs] == [1, 1, -signal.SIGKILL, 1]
+    assert time.monotonic() - began < 30
+    for rank in (0, 1, 3):
+        assert f"process {rank} of 4 lost another one, which has ended or hangs" in runs[rank].sentence
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
@@ -283,21 +307,44 @@ def slurm(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
-def test_slurm_gives_rank_device_size_and_the_first_node(
-    config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    program = tmp_path / "scontrol"
-    program.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[03-04]" ] && printf "node03\\nnode04\\n"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+def test_slurm_gives_rank_device_size_and_the_first_node(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm(monkeypatch, STEP_NUM_TASKS="8", PROCID="5", LOCALID="1", JOB_ID="1234567", STEP_NODELIST="node[03-04]")
     preflight._set_up_processes(config)
     settings = config.distributed_training
     assert (settings.distributed_world_size, settings.distributed_rank, settings.device_id) == (8, 5, 1)
     assert settings.distributed_no_spawn
     assert settings.distributed_init_method == f"tcp://node03:{20000 + 1234567 % 20000}"
-    assert (settings.distributed_backend, settings.ddp_backend) == ("gloo", "legacy_ddp")
+    assert (settings.distributed_backend, settings.ddp_backend) == ("gloo", "pytorch_ddp")
     assert config.checkpoint.load_checkpoint_on_all_dp_ranks
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[01-02,05],gpu3", "node01"),
+        ("node[007,9-12]", "node007"),
+        ("gpu3,node[01-02]", "gpu3"),
+        ("rack[1-2]node[08-11]-ib.site", "rack1node08-ib.site"),
+        ("here", "here"),
+    ],
+)
+def test_the_first_host_of_a_list_of_slurm_is_read_without_slurm(nodes: str, first: str) -> None:
+    assert preflight.first_host(nodes) == first
+
+
+@pytest.mark.parametrize("nodes", ["", "node[01-02", "[]", ",node1"])
+def test_a_list_of_hosts_that_cannot_be_read_is_a_plain_error(nodes: str) -> None:
+    with pytest.raises(PlainError, match="names no first host"):
+        preflight.first_host(nodes)
+
+
+def test_a_backend_that_somebody_chose_is_kept_on_cpus(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm(monkeypatch, STEP_NUM_TASKS="2", PROCID="0", LOCALID="0", JOB_NODELIST="here")
+    config.distributed_training.distributed_backend = "mpi"
+    config.distributed_training.ddp_backend = "no_c10d"
+    preflight._set_up_processes(config)
+    assert config.distributed_training.distributed_backend == "mpi"
+    assert config.distributed_training.ddp_backend == "no_c10d"
 
 
 def test_a_chosen_port_is_kept_under_slurm(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

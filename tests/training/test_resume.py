@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 if TYPE_CHECKING:
-    from .conftest import Command, Run
+    from .conftest import Command, Corpus, Run
 
 UPDATES = 33
 RANDOM = (  # everything that draws numbers, read by other processes; epochs of five updates, checkpoints within them
@@ -25,6 +27,8 @@ RANDOM = (  # everything that draws numbers, read by other processes; epochs of 
     "model.attention_dropout=0.1",
     "optimization.lr=[0.001]",
     "task.max_sample_size=9000",
+    "task.feature_type=emphasised_mel",
+    "task.vary_filters=true",
     "checkpoint.save_interval_updates=4",
     "checkpoint.save_interval=100",
     f"optimization.max_update={UPDATES}",
@@ -127,3 +131,21 @@ def test_a_run_killed_before_its_last_checkpoint_was_copied_goes_on_from_the_one
             path.unlink()
     resumed = run(folder=finished.folder)
     assert [int(values["num_updates"]) for values in resumed.logged()] == [3]
+
+
+def test_the_counts_of_unreadable_clips_go_on_too(run: Command, make_corpus: Callable[[], Corpus]) -> None:
+    corpus = make_corpus()
+    (corpus.folder / "audio" / "train" / "clip 03.wav").unlink()
+    settings = (*RANDOM, f"task.data={corpus.data}", "task.max_unreadable=0.5", "task.picture_interval_updates=0")
+
+    def counts(run: Run) -> Any:
+        return run.checkpoint()["extra_state"]["MaskedPretrainingTask"]["clips"]
+
+    whole = run(*settings, "optimization.max_update=15")  # three epochs
+    first = run(*settings, "optimization.max_update=5")
+    assert counts(first)["unreadable"]["training"] == 1
+    resumed = run(*settings, "optimization.max_update=15", folder=first.folder)
+    assert counts(whole)["unreadable"]["training"] == counts(resumed)["unreadable"]["training"] == 3
+    assert counts(whole)["read"]["training"] == counts(resumed)["read"]["training"] == 3 * corpus.num_train
+    refused = run(*settings, "optimization.max_update=20", "task.max_unreadable=0.001", folder=first.folder, status=1)
+    assert re.search(r"[34] of the \d+ clips read so far for training are unreadable", refused.sentence)

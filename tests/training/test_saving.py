@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,49 @@ def test_a_log_that_cannot_be_written_is_a_plain_error(run: Command, tmp_path: P
     (tmp_path / "run" / "hydra_train.log").mkdir(parents=True)
     refused = run(folder=tmp_path / "run", status=1)
     assert f"{tmp_path}/run/hydra_train.log cannot be written (Is a directory)" in refused.sentence
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_whose_disk_is_full_ends_the_run_in_one_sentence(run: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "hydra_train.log").symlink_to("/dev/full")
+    refused = run(folder=folder, status=1)
+    assert f"{folder}/hydra_train.log cannot be written (No space left on device), so the run ends" in refused.sentence
+    assert "--- Logging error ---" not in refused.output and not refused.logged()
+
+
+FULL = """
+import sys
+from tensorboardX.event_file_writer import EventsWriter
+write, calls = EventsWriter.{method}, []
+
+def full(self, *arguments):
+    calls.append(1)
+    if len(calls) > {number}:
+        raise OSError(28, "No space left on device")
+    return write(self, *arguments)
+
+EventsWriter.{method} = full
+sys.argv[0] = "fairseq-hydra-train"
+from fairseq_cli.hydra_train import cli_main
+cli_main()
+"""
+
+
+@pytest.mark.parametrize(("method", "number"), [("flush", 4), ("write_event", 100)])
+def test_tensorboard_on_a_full_disk_ends_the_run_in_one_sentence(
+    method: str, number: int, run: Command, tmp_path: Path
+) -> None:
+    script, folder = tmp_path / "program.py", tmp_path / "run"
+    script.write_text(FULL.format(method=method, number=number))
+    arguments = run.arguments("optimization.max_update=200", "checkpoint.save_interval_updates=1000", folder=folder)
+    started = run.start(*arguments, bare=True, script=script, folder=folder)
+    assert run.wait(started, seconds=60) == 1, started.output[-3000:]
+    assert re.match(
+        rf"{folder}/tensorboard/\w+ cannot be written \(No space left on device\), so the run ends; make room",
+        started.sentence,
+    )
 
 
 def test_a_save_that_does_not_fit_ends_the_run_which_goes_on_from_the_one_before(run: Command, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
-from mae_ast_plugin.launch import stopping
+from mae_ast_plugin.launch import entry, stopping
 from mae_ast_plugin.launch.stopping import SAME_REQUEST, listening, stop_requested, stop_signal
 
 if TYPE_CHECKING:
@@ -137,6 +139,52 @@ def test_ctrl_c_ends_in_one_sentence_and_the_status_that_shells_know(run: Comman
     assert run.wait(started) == 130
     assert started.output.count("interrupted; start the same command again to go on from the last checkpoint") == 1
     assert "Traceback" not in started.output
+
+
+EARLY = """
+import os, sys
+from mae_ast_plugin.launch import prepare
+original = prepare.import_plugin
+
+def asked():
+    os.kill(os.getpid(), {number})
+    original()
+
+prepare.import_plugin = asked
+sys.argv[0] = "fairseq-hydra-train"
+prepare.hydra_train.cli_main()
+"""
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_run_that_is_asked_to_stop_while_it_is_being_made_ready_says_that_nothing_is_lost(
+    number: signal.Signals, run: Command, tmp_path: Path
+) -> None:
+    script, folder = tmp_path / "program.py", tmp_path / "run"
+    script.write_text(EARLY.format(number=int(number)))
+    started = run.start(*run.arguments(*LONG, folder=folder), bare=True, script=script, folder=folder)
+    assert run.wait(started) == 0, started.output[-3000:]
+    assert f"stopped by {number.name} before the first update: nothing to save yet" in started.output
+    assert not folder.exists()
+
+
+def test_training_processes_that_were_asked_before_they_listened_end_the_run_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(cfg: Any, main: Any, ask: bool) -> None:
+        if ask:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ProcessExitedException(
+            "process 1 terminated with signal SIGTERM", 1, error_pid=7, exit_code=-15, signal_name="SIGTERM"
+        )
+
+    monkeypatch.setattr(entry, "preflight", lambda cfg: None)
+    cfg = SimpleNamespace(task={"_name": entry.OUR_TASK})
+    with pytest.raises(SystemExit) as asked:
+        entry.checked(ended)(cfg, None, ask=True)
+    assert asked.value.code == 0 and "stopped by SIGTERM before the first update" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="process 1 of this run was ended"):
+        entry.checked(ended)(cfg, None, ask=False)
 
 
 # ---- the signals themselves
