@@ -55,7 +55,7 @@ def _keys(manifest: Manifest) -> list[str]:
     """The members' names in the order of the rows."""
     names = {}
     for shard in {row.path.split(":")[0] for row in manifest}:
-        names.update((f"{shard}:{clip.offset}:{clip.num_bytes}", clip.name) for clip in read_shard(shard, "").clips)
+        names.update((f"{shard}:{clip.place}", clip.name) for clip in read_shard(shard, "").clips)
     return [names[row.path] for row in manifest]
 
 

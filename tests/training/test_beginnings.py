@@ -111,7 +111,33 @@ def test_a_decoders_null_is_the_encoders_value(own: Path) -> None:
         check_beginning(str(own), wanted(found, decoder_layers=0))
 
 
+def test_a_run_that_has_begun_needs_the_weights_no_longer(
+    run: Command, finished: Run, own: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(load_checkpoint(own), tmp_path / "exported")
+    begun = run(f"checkpoint.finetune_from_model={tmp_path / 'exported'}", "optimization.max_update=1")
+    again = run(
+        "checkpoint.finetune_from_model=no/such/folder", "optimization.max_update=2", f"hydra.run.dir={begun.folder}"
+    )
+    assert again.num_updates() == 2
+
+
+def test_the_settings_say_what_a_fixed_input_norm_is(own: Path, tmp_path: Path) -> None:
+    whole = load_checkpoint(own)
+    model = replace(whole.model, input_norm="fixed", input_mean=3.0)
+    network = new_network(whole, input_norm="fixed", input_mean=3.0)
+    save_checkpoint(replace(whole, model=model, state=network.state_dict()), tmp_path / "fixed")
+    other = new_network(whole, input_norm="fixed", input_mean=-5.0)
+    before = {name: tensor.clone() for name, tensor in other.norm.state_dict().items()}
+    begin_with(other, str(tmp_path / "fixed"))
+    assert before
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.norm.state_dict().items())
+    assert_same(other, {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("norm.")})
+
+
 def test_what_holds_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlainError, match="there is no such file"):
+        check_beginning("no/such.pt", {})
     torch.save({"optimizer": {}}, tmp_path / "none.pt")
     with pytest.raises(PlainError, match="it has no model in it"):
         check_beginning(str(tmp_path / "none.pt"), {"model": {}, "task": {}})

@@ -288,7 +288,6 @@ def complaint(finished: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str,
         ),
         ({"task.data": "no/such/folder"}, ("task.data is 'no/such/folder', which is no folder", "manifests scan")),
         ({"checkpoint.restore_file": "no/such.pt"}, ("checkpoint.restore_file is no/such.pt: there is no such file",)),
-        ({"checkpoint.finetune_from_model": "no/such.pt"}, ("checkpoint.finetune_from_model is no/such.pt",)),
         ({"optimization.skip_remainder_batch": True}, ("optimization.skip_remainder_batch=true", "leave clips out")),
     ],
 )
