@@ -28,6 +28,7 @@ from mae_ast_plugin.nn.positions import SinusoidPositions, sinusoid_frequencies,
 OPSET = 20  # its DFT takes the torch.fft of the front end as it is; onnxruntime has it since 1.17
 INPUT, OUTPUTS = "waveform", ("frames", "hidden_states")
 LONGEST_SECONDS = 3600.0  # one window for whatever is compared
+SHAKEN = 1e-6  # of full scale, -120 dB: what a spectrum summed in another order may differ by in float32
 CHECKED: tuple[tuple[int, float], ...] = ((1, 0.0), (3, 0.0), (3, 1.003), (1, 3.31))  # clips, seconds
 
 
@@ -129,8 +130,9 @@ def export_onnx(encoder: AudioEncoder, path: Path) -> None:
 def check_onnx(encoder: AudioEncoder, path: Path, tolerance: float = 1e-4) -> float:
     """Run the file with onnxruntime and compare every layer with ``encoder``, on noise of several lengths.
 
-    Returns the largest difference, as a share of the layer's largest value. PlainError where it is above ``tolerance``,
-    or where the file cannot be run.
+    Returns the largest difference, as a share of the layer's largest value. PlainError where it is above ``tolerance``
+    and above what rounding of the samples does to PyTorch's own (logarithms of nearly empty mel bins enlarge it), or
+    where the file cannot be run.
     """
     reference, session = _reference(encoder), _session(path)
     largest = 0.0
@@ -139,18 +141,21 @@ def check_onnx(encoder: AudioEncoder, path: Path, tolerance: float = 1e-4) -> fl
         clips = _noise(num_clips, num_samples, seed=number)
         with torch.no_grad():
             expected = reference(list(clips), encoder.sample_rate)
+            shaken = reference(list(clips + SHAKEN * torch.randn_like(clips)), encoder.sample_rate)
         try:
             frames, hidden = (torch.from_numpy(found) for found in session.run(OUTPUTS, {INPUT: clips.numpy()}))
         except Exception as error:  # onnxruntime's own have no common class
             raise PlainError(f"{path}: onnxruntime cannot run it on {tuple(clips.shape)} samples: {error}") from error
-        pairs = {"frames": (frames, expected.frames), "hidden_states": (hidden, torch.stack(expected.hidden_states))}
-        for name, (found, wanted) in pairs.items():
-            difference = _difference(found, wanted)
-            if not difference <= tolerance:
+        pairs = {
+            "frames": (frames, expected.frames, shaken.frames),
+            "hidden_states": (hidden, torch.stack(expected.hidden_states), torch.stack(shaken.hidden_states)),
+        }
+        for name, (found, wanted, moved) in pairs.items():
+            difference, allowed = _difference(found, wanted), max(tolerance, _difference(moved, wanted))
+            if not difference <= allowed:
                 raise PlainError(
                     f"{path}: its {name} differ from PyTorch's by {difference:.2g} of their largest value for "
-                    f"{num_clips} clips of {num_samples} samples, more than {tolerance:g}; do not use it, and export "
-                    "the checkpoint again"
+                    f"{num_clips} clips of {num_samples} samples, more than {allowed:.2g}; do not use it"
                 )
             largest = max(largest, difference)
     return largest

@@ -13,6 +13,8 @@ import torch
 
 from mae_ast_plugin.encoder import AudioEncoder
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.launch.recipe_settings import recipe_settings
+from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.nn.positions import sinusoid_table
@@ -158,6 +160,17 @@ def test_the_file_says_what_it_takes_and_gives_and_nothing_of_where_it_was_made(
     assert [path.name for path in exported.path.parent.iterdir()] == ["model.onnx"]
     content = exported.path.read_bytes()
     assert b".py" not in content and b"site-packages" not in content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [name for name in recipe_names([recipe_folder()]) if name.endswith("_tiny")])
+def test_every_small_recipe_passes_the_check(recipe: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = recipe_settings(recipe)
+    frontend = frontend_of(found.task)
+    encoder = AudioEncoder(frontend, autoencoder_of(found.model, frontend.num_features)).eval()
+    export_onnx(encoder, tmp_path / "model.onnx")
+    assert 0 < check_onnx(encoder, tmp_path / "model.onnx") < 1e-3
 
 
 def test_a_file_with_other_weights_is_refused(exported: Exported, tmp_path: Path) -> None:
