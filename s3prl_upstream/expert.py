@@ -59,7 +59,8 @@ class UpstreamExpert(nn.Module):
             int(self.options.stride_chan) or model.ast_kernel_stride_chan,
         )
         # without windows, as long a clip as the network was trained on
-        frames = model.ast_kernel_size_time + (model.max_columns - 1) * model.ast_kernel_stride_time
+        columns = model.window_columns if model.stage_layers else model.max_columns
+        frames = model.ast_kernel_size_time + (columns - 1) * model.ast_kernel_stride_time
         return regridded(checkpoint, *strides, self.window // frontend.hop or frames)
 
     def get_downsample_rates(self, key: str = "hidden_states") -> int:
