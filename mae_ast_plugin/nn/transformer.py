@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mae_ast_plugin.nn.attention import attention
 from mae_ast_plugin.nn.dropout import dropout
+from mae_ast_plugin.nn.linear import Linear, linear
 from mae_ast_plugin.nn.masking import gather_tokens
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -69,8 +70,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.rate = num_heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, attend: Tensor | None, only: Tensor | None = None) -> Tensor:
         """Attend; ``attend`` (B, 1, 1, N) is true at keys that may be seen, ``only`` (B, M) names the tokens whose
@@ -81,8 +82,8 @@ class SelfAttention(nn.Module):
             query, key, value = self._heads(self.qkv(x), 3)
         else:
             dim = self.out.in_features
-            (query,) = self._heads(F.linear(gather_tokens(x, only), self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
-            key, value = self._heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+            (query,) = self._heads(linear(gather_tokens(x, only), self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+            key, value = self._heads(linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
         return self.out(attention(query, key, value, attend, rate).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -99,8 +100,8 @@ class TransformerLayer(nn.Module):
         self.activation = ACTIVATIONS[settings.activation]
         self.attention = SelfAttention(settings.dim, settings.num_heads, settings.attention_dropout)
         self.norm1 = nn.LayerNorm(settings.dim, settings.norm_eps)
-        self.fc1 = nn.Linear(settings.dim, settings.ffn_dim)
-        self.fc2 = nn.Linear(settings.ffn_dim, settings.dim)
+        self.fc1 = Linear(settings.dim, settings.ffn_dim)
+        self.fc2 = Linear(settings.ffn_dim, settings.dim)
         self.norm2 = nn.LayerNorm(settings.dim, settings.norm_eps)
         scale = settings.layer_scale
         self.scale1 = nn.Parameter(torch.full((settings.dim,), scale)) if scale else None
