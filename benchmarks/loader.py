@@ -4,7 +4,8 @@
 
 The plain loader does what the published programs do: it reads a whole file with soundfile, cuts ten seconds out of it
 and computes torchaudio's Kaldi fbank of this clip in the worker. Ours is the loader of the training task, with the
-features left to the device as is the default; the line "features by ours" has them computed in the worker too, and
+features left to the device as is the default; the line "features by ours" has them computed in the worker too, the
+line "ours, clips kept" has decoded clips kept from the epoch before (task.keep_decoded_gb), and
 "nothing but decoding" throws each clip away as soon as soundfile has decoded it: no loader that decodes with
 libsndfile can be faster. All have batches of 32 and run in turns, epoch by epoch, with workers that are already there.
 Noise with the spectrum and the pauses of speech, 16 kHz FLAC: clips of ten seconds, as files and as members of a tar,
@@ -22,6 +23,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -104,20 +106,18 @@ def epoch_of(clips: PlainClips, workers: int) -> Epoch:
     return lambda: consume(loader)
 
 
-def our_task(folder: Path, features_on: str = "device") -> MaskedPretrainingTask:
+def our_task(folder: Path, **settings: Any) -> MaskedPretrainingTask:
     """The training task over the manifest in ``folder``, its clips loaded."""
     task = MaskedPretrainingTask(
-        MaskedPretrainingConfig(
-            data=str(folder), features_on=features_on, max_sample_size=SAMPLES, seed=1, train_subset="train"
-        )
+        MaskedPretrainingConfig(data=str(folder), max_sample_size=SAMPLES, seed=1, train_subset="train", **settings)
     )
     task.min_frames = ONE_PATCH
     task.load_dataset("train")
     return task
 
 
-def our_epoch(folder: Path, workers: int, features_on: str = "device") -> Epoch:
-    task = our_task(folder, features_on)
+def our_epoch(folder: Path, workers: int, **settings: Any) -> Epoch:
+    task = our_task(folder, **settings)
     batches = task.get_batch_iterator(task.datasets["train"], max_sentences=BATCH, num_workers=workers)
     return lambda: consume(batches.next_epoch_itr(shuffle=True))
 
@@ -192,7 +192,8 @@ def compare_loaders(folder: Path, arguments: argparse.Namespace) -> None:
         "plain": epoch_of(PlainClips(short), workers),
         "ours": our_epoch(files, workers),
         "ours from a tar": our_epoch(shard, workers),
-        "features by ours": our_epoch(files, workers, "loader"),
+        "ours, clips kept": our_epoch(files, workers, keep_decoded_gb=1.0),
+        "features by ours": our_epoch(files, workers, features_on="loader"),
         "nothing but decoding": epoch_of(DecodedClips(short), workers),
     }
     speeds = in_turns(epochs, len(short), repeats)

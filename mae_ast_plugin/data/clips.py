@@ -23,6 +23,7 @@ from mae_ast_plugin.audio.reader import AudioError, read_compact, sample_rate_of
 from mae_ast_plugin.audio.resample import sinc_hann
 from mae_ast_plugin.data.batching import Batches, ClipRef, make_batches
 from mae_ast_plugin.data.joining import joined
+from mae_ast_plugin.data.kept import KeptClips
 from mae_ast_plugin.data.spectrograms import holds_features, read_spectrogram, sizes_of
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.settings import TaskSettings
@@ -76,6 +77,10 @@ class ClipDataset(FairseqDataset):
         self.pieces: np.ndarray | None = None  # which piece of its clip an entry is
         if task.cut != "crop":
             self._cut()
+        self.kept = KeptClips(self.sizes, 1e9 * task.keep_decoded_gb) if self._keeps_decoded() else None
+
+    def _keeps_decoded(self) -> bool:
+        return self.task.keep_decoded_gb > 0 and self.epoch_matters and not self.of_features
 
     def _keep(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows within the length limits, and their sizes [samples at task.sample_rate] after cropping."""
@@ -199,6 +204,10 @@ class ClipDataset(FairseqDataset):
     # ---- reading
 
     def _read(self, entry: int, ref: ClipRef) -> Tensor:
+        found = None if self.kept is None else self.kept.get(entry)
+        return self._decode(entry, ref) if found is None else torch.from_numpy(found)
+
+    def _decode(self, entry: int, ref: ClipRef) -> Tensor:
         row = int(self.rows[entry])
         path, length, _ = self.manifest[row]
         rate, limit = self.task.sample_rate, self.task.max_sample_size
@@ -217,11 +226,15 @@ class ClipDataset(FairseqDataset):
         samples = torch.from_numpy(waveform)
         if found != rate:
             samples = sinc_hann(as_float(samples), found, rate)
+        is_whole = count is None
         if limit is not None and len(samples) > limit:  # longer than its manifest could tell
+            is_whole = False
             begin = self._crop_start(len(samples) - limit, ref)
             samples = samples[begin : begin + limit]
         if len(samples) < self.shortest:
             raise AudioError(path, f"has {len(samples)} samples at {rate} Hz, one patch needs {self.shortest}")
+        if self.kept is not None and (is_whole or self.pieces is not None or not self.task.random_crop):
+            self.kept.put(entry, samples.numpy())
         return samples
 
     def _read_features(self, entry: int, path: str, length: int, ref: ClipRef) -> Tensor:

@@ -141,6 +141,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _statistics_problems(model, task.feature_dim * (3 if task.deltas else 1))
     if model.embeds_only:
         yield "model.embeds_only is true: such a network has nothing to be pretrained with; set it to false"
+    yield from _at_least(task, "task", 0, ("keep_decoded_gb",))
     yield from _shares(task, "task", ("max_unreadable",))
     yield from _shares(
         model,

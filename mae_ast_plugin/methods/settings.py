@@ -170,6 +170,11 @@ class TaskSettings:
     mask_type: str = setting("random_mask", f"which tokens are hidden: {', '.join(MASKERS)}")
     features_on: str = setting("device", "where features are computed: device (in batches) or loader (per clip)")
     resampler: str = setting("soxr", "soxr, or sinc_hann: the original's filter, slower")
+    keep_decoded_gb: float = setting(
+        0.0,
+        "keep training clips that are not cropped at random, once decoded, in a temporary file of up to this size "
+        "[10^9 bytes, for each process]; 0: decode them in every epoch",
+    )
     max_unreadable: float = setting(0.1, "end the run when more than this share of the clips read so far is unreadable")
     max_skipped_updates: int = setting(
         10, "end the run when the gradients of more updates than this in a row are not finite; fewer are left out"

@@ -68,6 +68,7 @@ PROBLEMS: list[tuple[dict[str, object], str, str]] = [
     ({"task__features_on": "gpu"}, "task.features_on", "device"),
     ({"task__resampler": "sox"}, "task.resampler", "soxr"),
     ({"task__max_unreadable": 1.5}, "task.max_unreadable", "between 0 and 1"),
+    ({"task__keep_decoded_gb": -1.0}, "task.keep_decoded_gb", "at least 0"),
     ({"task__layer_decay": 0.0}, "task.layer_decay", "above 0"),
     ({"task__layer_decay": 1.1}, "task.layer_decay", "at most 1"),
     ({"task__decayed": "norms"}, "task.decayed", "weights_and_tokens"),
