@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mae_ast_plugin.commands import embed, evaluate, export, info, statistics
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.programs import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,4 +30,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

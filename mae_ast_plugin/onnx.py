@@ -11,10 +11,10 @@ import importlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ OPSET = 20  # its DFT takes the torch.fft of the front end as it is; onnxruntime
 INPUT, OUTPUTS = "waveform", ("frames", "hidden_states")
 LONGEST_SECONDS = 3600.0  # one window for whatever is compared
 SHAKEN = 1e-6  # of full scale, -120 dB: what a spectrum summed in another order may differ by in float32
+Result = TypeVar("Result")
 CHECKED: tuple[tuple[int, float], ...] = ((1, 0.0), (3, 0.0), (3, 1.003), (1, 3.31))  # clips, seconds
 
 
@@ -114,6 +115,11 @@ def export_onnx(encoder: AudioEncoder, path: Path) -> None:
     ``columns`` and ``origin``. Weights of more than 2 GB, which no ONNX file holds, lie beside it in ``{path}.data``.
     PlainError where the extra is not installed or the encoder is training.
     """
+    _export(encoder, path, lambda written: None)
+
+
+def _export(encoder: AudioEncoder, path: Path, check: Callable[[Path], Result]) -> Result:
+    """Write the file, let ``check`` look at it, and only then give it its name."""
     for name in ("onnx", "onnxscript", "onnx_ir"):
         _package(name)
     if path.is_dir():
@@ -122,9 +128,27 @@ def export_onnx(encoder: AudioEncoder, path: Path) -> None:
     _describe(program, encoder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx") as folder:
-        program.save(Path(folder) / path.name)
-        for written in sorted(Path(folder).iterdir(), reverse=True):  # the weights of a large model first
-            written.replace(path.parent / written.name)
+        written = Path(folder) / path.name
+        program.save(written)
+        found = check(written)
+        for part in sorted(Path(folder).iterdir(), reverse=True):  # the weights of a large model first
+            part.replace(path.parent / part.name)
+    return found
+
+
+def export_checked(encoder: AudioEncoder, path: Path, tolerance: float = 1e-4) -> float:
+    """Write the file as :func:`export_onnx` does, but only once it has passed :func:`check_onnx`; returns what that
+    returns.
+    """
+
+    def check(written: Path) -> float:
+        try:
+            return check_onnx(encoder, written, tolerance)
+        except PlainError as error:
+            reason = str(error).removeprefix(f"{written}: ")
+            raise PlainError(f"{path} is not kept: {reason}") from error
+
+    return _export(encoder, path, check)
 
 
 def check_onnx(encoder: AudioEncoder, path: Path, tolerance: float = 1e-4) -> float:

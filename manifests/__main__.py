@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.programs import run_program
 from manifests import (
     audioset,
     check,
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options) or 0
     except PlainError as error:
         print(f"manifests: {error}", file=sys.stderr)
+    except BrokenPipeError:  # nobody reads the output any more, which run_program tells
+        raise
     except OSError as error:  # reading clips has sentences of its own, this is a place that cannot be written
         # a full disk is found while writing, when no file is named
         place = error.filename or getattr(options, "out", None)
@@ -72,4 +75,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run_program(run))

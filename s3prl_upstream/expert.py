@@ -8,6 +8,7 @@ at a clip's end repeat its own last step, so that no clip's features depend on i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mae_ast_plugin.checkpoint import Checkpoint, load_checkpoint, regridded
 from mae_ast_plugin.encoder import encoder_of
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.methods.build import frontend_of
+from mae_ast_plugin.methods.settings import layers_of_stages
+from mae_ast_plugin.methods.stage_limits import stage_problems
 
 from .options import read_options
 from .windows import windowed_states
@@ -39,7 +42,7 @@ class UpstreamExpert(nn.Module):
         checkpoint = load_checkpoint(ckpt)
         self.window = round(self.options.window_seconds * checkpoint.task.sample_rate)
         if self.window or self.options.stride_time or self.options.stride_chan:
-            checkpoint = self._regridded(checkpoint)
+            checkpoint = self._regridded(checkpoint, ckpt)
         self.encoder = encoder_of(checkpoint, columns=self.options.columns)
         if self.options.decoder:
             encoder, decoder = self.encoder.network.encoder, self.encoder.network.decoder
@@ -51,7 +54,7 @@ class UpstreamExpert(nn.Module):
                     "s3prl takes layers of one width only; leave the option decoder out"
                 )
 
-    def _regridded(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _regridded(self, checkpoint: Checkpoint, ckpt: str | Path) -> Checkpoint:
         """The network with the strides that were asked for, and positions for windows where there are any."""
         model, frontend = checkpoint.model, frontend_of(checkpoint.task)
         strides = (
@@ -61,7 +64,36 @@ class UpstreamExpert(nn.Module):
         # without windows, as long a clip as the network was trained on
         columns = model.window_columns if model.stage_layers else model.max_columns
         frames = model.ast_kernel_size_time + (columns - 1) * model.ast_kernel_stride_time
-        return regridded(checkpoint, *strides, self.window // frontend.hop or frames)
+        found = regridded(checkpoint, *strides, self.window // frontend.hop or frames)
+        if self.window and model.stage_layers:
+            self._check_stages(checkpoint, found.model.window_columns, ckpt)
+        return found
+
+    def _check_stages(self, checkpoint: Checkpoint, columns: int, ckpt: str | Path) -> None:
+        """Refuse a window whose grid of patches no stages can be cut from, and say which can."""
+        model, frontend = checkpoint.model, frontend_of(checkpoint.task)
+        rows, num_stages = frontend.num_features // model.ast_kernel_size_chan, len(layers_of_stages(model))
+
+        def sides(columns: int) -> list[int]:  # of the attention's windows in each stage, which its weights are for
+            return [min(model.attention_window, rows >> stage, columns >> stage) for stage in range(num_stages)]
+
+        def fits(columns: int) -> bool:
+            other = replace(model, window_columns=columns)
+            return sides(columns) == sides(model.window_columns) and not any(
+                stage_problems(other, frontend.num_features)
+            )
+
+        if fits(columns):
+            return
+        seconds = model.ast_kernel_stride_time * frontend.hop / frontend.sample_rate
+        nearest = min(
+            filter(fits, range(1, columns + model.window_columns + 1)), key=lambda count: abs(count - columns)
+        )
+        raise PlainError(
+            f"{ckpt}: window_seconds is {self.options.window_seconds:g}, and its stages cannot be cut from windows of "
+            f"{columns} columns of patches; leave the option out for its own windows of "
+            f"{model.window_columns * seconds:g} s, or give {nearest * seconds:g}, the nearest that fits"
+        )
 
     def get_downsample_rates(self, key: str = "hidden_states") -> int:
         """Samples (at 16 kHz) between two steps, the same for every key."""

@@ -18,7 +18,7 @@ from mae_ast_plugin.launch.recipes import recipe_folder, recipe_names
 from mae_ast_plugin.methods.build import autoencoder_of, frontend_of
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.nn.positions import sinusoid_table
-from mae_ast_plugin.onnx import check_onnx, export_onnx
+from mae_ast_plugin.onnx import check_onnx, export_checked, export_onnx
 
 REASON = 'the extra is not installed: pip install -e ".[onnx]"'
 onnx = pytest.importorskip("onnx", reason=REASON)
@@ -180,6 +180,19 @@ def test_a_file_with_other_weights_is_refused(exported: Exported, tmp_path: Path
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(PlainError, match=r"other.onnx: its (frames|hidden_states) differ from PyTorch's by 0\.\d+ .*"):
         check_onnx(exported.encoder, tmp_path / "other.onnx")
+
+
+def test_a_file_that_the_check_refuses_is_not_there(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    with monkeypatch.context() as patch:
+        patch.setattr("mae_ast_plugin.onnx.SHAKEN", 0.0)
+        with pytest.raises(PlainError, match=rf"^{path} is not kept: its frames differ from PyTorch's by .*"):
+            export_checked(exported.encoder, path, tolerance=0.0)
+    assert list(tmp_path.iterdir()) == []
+    assert 0 < export_checked(exported.encoder, path) < 1e-4
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_what_is_no_onnx_file_is_refused_in_a_sentence(tmp_path: Path) -> None:

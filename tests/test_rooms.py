@@ -19,6 +19,7 @@ _BASE = {"errors", "audio", "nn", "methods"}
 _INFERENCE = _BASE | {"containers", "checkpoint", "segments", "pooling", "encoder"}
 GROUND: dict[str, set[str]] = {
     "errors": set(),
+    "programs": set(),
     "audio": {"errors"},
     "nn": {"errors"},
     "methods": {"nn", "audio", "errors"},
@@ -32,8 +33,8 @@ GROUND: dict[str, set[str]] = {
     "view": _INFERENCE,
     "onnx": _INFERENCE,
     "commands": _INFERENCE | {"corpus", "evaluation", "onnx"},
-    "__main__": {"commands", "errors"},
-    "demo": _INFERENCE | {"corpus", "view", "evaluation"},  # trains by command
+    "__main__": {"commands", "errors", "programs"},
+    "demo": _INFERENCE | {"corpus", "view", "evaluation", "programs"},  # trains by command
     "": {"encoder", "checkpoint", "errors"},  # the package's face
 }
 # the fairseq side: these import everything below, and only they know the trainer
@@ -116,7 +117,7 @@ MANIFESTS_OF_RECIPES = {"stats.py": {"launch"}, "doctor.py": {"launch"}}
 
 def test_the_scripts_for_manifests_need_no_model_and_no_trainer(repository: Path) -> None:
     for path in sorted((repository / "manifests").glob("*.py")):
-        rooms = {"audio", "errors"} | MANIFESTS_OF_RECIPES.get(path.name, set())
+        rooms = {"audio", "errors", "programs"} | MANIFESTS_OF_RECIPES.get(path.name, set())
         for name in imported_names(path.read_text(encoding="utf-8"), "manifests", True):
             assert name.split(".")[0] not in TRAINER
             assert name.split(".")[0] != PACKAGE or room_of(name) in rooms, f"{path.name} imports {name}"

@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise PlainError(f"{out} does not read back as what was written; is the disk full or faulty?")
     print(f"{out}: model.safetensors and config.json, {len(again.state)} tensors, read back equal")
     if options.onnx:
-        from mae_ast_plugin.onnx import check_onnx, export_onnx  # its packages are an extra
+        from mae_ast_plugin.onnx import export_checked  # its packages are an extra
 
-        export_onnx(encoder, out / "model.onnx")
-        difference = check_onnx(encoder, out / "model.onnx")
+        difference = export_checked(encoder, out / "model.onnx")
         print(f"{out / 'model.onnx'}: within {difference:.1e} of PyTorch")

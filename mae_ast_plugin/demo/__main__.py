@@ -16,6 +16,7 @@ from mae_ast_plugin.audio.reader import AudioError, read
 from mae_ast_plugin.demo.corpus import write_corpus
 from mae_ast_plugin.demo.results import draw_loss, draw_pictures, read_losses, score_table
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.programs import run_program
 
 MIN_PER_CLASS = 10  # clips a folder needs to count as a class
 MAX_SCORED_SECONDS = 12.0
@@ -138,4 +139,4 @@ def _report(folder: Path, losses: dict[str, list[tuple[int, float]]], table: str
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

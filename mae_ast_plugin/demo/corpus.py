@@ -23,6 +23,7 @@ import numpy as np
 import soundfile
 
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.programs import run_program
 
 MARKER = ".complete"
 VERSION = 1  # of the recipe below: a corpus of another version is not the same corpus
@@ -327,4 +328,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_program(main))

@@ -23,7 +23,7 @@ from mae_ast_plugin.methods.build import mask_settings_of
 from mae_ast_plugin.nn.masking import MASKERS, MaskRequest
 from mae_ast_plugin.nn.noise import combine
 from mae_ast_plugin.view.curves import draw_curves
-from mae_ast_plugin.view.pretraining import reconstruction_panels
+from mae_ast_plugin.view.pretraining import reconstruction_panels, scale_of
 from mae_ast_plugin.view.reconstruction import draw_reconstructions, save_png
 
 LOG_LINE = re.compile(r"\[(train_inner|valid)\]\[INFO\] - (\{.*\})$")
@@ -73,7 +73,8 @@ def draw_pictures(checkpoint: Path, manifest: Path, path: Path, max_seconds: flo
         )
         mask = MASKERS[encoder.checkpoint.task.mask_type](request, mask_settings_of(encoder.checkpoint.model))
         panels += reconstruction_panels(encoder.network, clips, mask, [Path(row.path).name])
-    save_png(draw_reconstructions(panels, "original, what the encoder saw, what the decoder made of it"), path)
+    titles = ("original, what the encoder saw, what the decoder made of it", scale_of(encoder.network))
+    save_png(draw_reconstructions(panels, "; ".join(filter(None, titles))), path)
 
 
 def _spread(rows: Sequence[Row], count: int) -> list[Row]:

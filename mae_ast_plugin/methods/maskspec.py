@@ -20,7 +20,16 @@ from mae_ast_plugin.methods.names import NameTable
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.methods.statistics import TABLES
 from mae_ast_plugin.methods.vit import VECTOR as MASK_TOKEN
-from mae_ast_plugin.methods.vit import Row, block_rows, convolution, joined_tokens, patch_values, position_table
+from mae_ast_plugin.methods.vit import (
+    Row,
+    block_rows,
+    convolution,
+    embeds_spectrograms,
+    joined_tokens,
+    patch_settings,
+    patch_values,
+    position_table,
+)
 from mae_ast_plugin.nn.positions import sincos_grid
 
 SAMPLE_RATE = 32000
@@ -44,18 +53,14 @@ def settings(found: Foreign) -> tuple[ModelSettings, TaskSettings]:
 def settings_for(found: Foreign, num_bins: int) -> tuple[ModelSettings, TaskSettings]:
     """Settings of a file whose number of mel bins is known."""
     tensors = found.tensors
-    width, _, kernel_chan, kernel_time = tensors["patch_embed.proj.weight"].shape
-    columns = (tensors["pos_embed"].shape[1] - 1) // (num_bins // kernel_chan)
+    patches = patch_settings(tensors["patch_embed.proj.weight"])
+    columns = (tensors["pos_embed"].shape[1] - 1) // (num_bins // patches.ast_kernel_size_chan)
     statistics = STATISTICS.format(num_bins)
-    model = ModelSettings(
-        ast_kernel_size_chan=kernel_chan,
-        ast_kernel_size_time=kernel_time,
-        ast_kernel_stride_chan=kernel_chan,
-        ast_kernel_stride_time=kernel_time,
+    model = replace(
+        patches,
         encoder_layers=found.count("blocks"),
-        encoder_embed_dim=width,
         encoder_ffn_embed_dim=tensors["blocks.0.mlp.fc1.bias"].shape[0],
-        encoder_attention_heads=max(1, width // HEAD_WIDTH),
+        encoder_attention_heads=max(1, patches.encoder_embed_dim // HEAD_WIDTH),
         layer_norm_first=True,
         norm_eps=1e-6,
         weight_init="xavier",
@@ -157,8 +162,7 @@ def names(model: ModelSettings, task: TaskSettings) -> NameTable:
 
 
 def _recognises(found: Foreign) -> bool:
-    patches = found.tensors.get("patch_embed.proj.weight")
-    if patches is None or patches.dim() != 4 or patches.shape[1] != 1:  # one channel: no image model
+    if not embeds_spectrograms(found.tensors.get("patch_embed.proj.weight")):
         return False
     pretrained = found.has("decoder_pos_embed", "decoder_blocks.0.attn.qkv.bias")
     classifier = found.has("head.weight") and (found.has("fc_norm.weight") or found.has("norm.weight"))

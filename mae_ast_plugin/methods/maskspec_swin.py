@@ -18,7 +18,7 @@ from mae_ast_plugin.methods.method import Foreign, Method
 from mae_ast_plugin.methods.names import Change, NameTable
 from mae_ast_plugin.methods.settings import ModelSettings, TaskSettings
 from mae_ast_plugin.methods.statistics import TABLES
-from mae_ast_plugin.methods.vit import VECTOR, block_rows, convolution
+from mae_ast_plugin.methods.vit import VECTOR, block_rows, convolution, embeds_spectrograms, patch_settings
 
 NUM_BINS, NUM_FRAMES = 64, 1024  # of every published one; no file says so
 BIAS_TABLE = "layers.{}.blocks.0.attn.relative_position_bias_table"  # (2 sides of a window - 1)² distances x heads
@@ -35,26 +35,22 @@ def settings_for(found: Foreign, num_bins: int) -> tuple[ModelSettings, TaskSett
     """Settings of a file whose number of mel bins is known; PlainError where its patches are no grid of them."""
     tensors = found.tensors
     num_layers = [found.count(f"layers.{stage}.blocks") for stage in range(found.count("layers"))]
-    width, _, kernel_chan, kernel_time = tensors["patch_embed.proj.weight"].shape
+    patches = patch_settings(tensors["patch_embed.proj.weight"])
     distances, heads = tensors[BIAS_TABLE.format(0)].shape
     for stage in range(len(num_layers)):
         table = tensors.get(BIAS_TABLE.format(stage))
         if table is None or table.shape[1:] != (heads << stage,):
             raise PlainError(f"stage {stage + 1} of its Swin transformer has not {heads << stage} heads")
     statistics = STATISTICS.format(num_bins)
-    model = ModelSettings(
-        ast_kernel_size_chan=kernel_chan,
-        ast_kernel_size_time=kernel_time,
-        ast_kernel_stride_chan=kernel_chan,
-        ast_kernel_stride_time=kernel_time,
+    model = replace(
+        patches,
         stage_layers="-".join(map(str, num_layers)),
         attention_window=(isqrt(distances) + 1) // 2,
         encoder_layers=sum(num_layers),
-        encoder_embed_dim=width,
         encoder_ffn_embed_dim=tensors["layers.0.blocks.0.mlp.fc1.bias"].shape[0],
         encoder_attention_heads=heads,
         decoder_layers=0,
-        decoder_embed_dim=width,
+        decoder_embed_dim=patches.encoder_embed_dim,
         layer_norm_first=True,
         drop_path=0.1,
         norm_patches=True,
@@ -62,7 +58,9 @@ def settings_for(found: Foreign, num_bins: int) -> tuple[ModelSettings, TaskSett
         hide_in_encoder=True,
         enc_sine_pos=False,
         dec_sine_pos=False,
-        window_columns=_num_columns(found, num_bins // kernel_chan, NUM_FRAMES // kernel_time),
+        window_columns=_num_columns(
+            found, num_bins // patches.ast_kernel_size_chan, NUM_FRAMES // patches.ast_kernel_size_time
+        ),
         fill_windows=True,
         input_norm="fixed",
         input_statistics=statistics if statistics in TABLES else "",
@@ -119,8 +117,7 @@ def _kernel(model: ModelSettings) -> tuple[int, int]:
 
 
 def _recognises(found: Foreign) -> bool:
-    patches = found.tensors.get("patch_embed.proj.weight")
-    if patches is None or patches.dim() != 4 or patches.shape[1] != 1:  # one channel: no image model
+    if not embeds_spectrograms(found.tensors.get("patch_embed.proj.weight")):
         return False
     pretrained = found.has("mask_token", "decoder.0.weight")
     windowed = found.has("patch_embed.norm.weight", BIAS_TABLE.format(0))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mae_ast_plugin.methods.names import Change, Patterns
+from mae_ast_plugin.methods.settings import ModelSettings
 
 Row = tuple[Patterns, Patterns] | tuple[Patterns, Patterns, Change]
 
@@ -27,6 +28,23 @@ def block_rows(theirs: str, ours: str) -> list[Row]:
     rows: list[Row] = [(f"{theirs}.{{}}.{a}.{{}}", f"{ours}.{{}}.{b}.{{}}") for a, b in pairs.items()]
     rows += [(f"{theirs}.{{}}.ls{n}.gamma", f"{ours}.{{}}.scale{n}") for n in (1, 2)]
     return rows
+
+
+def embeds_spectrograms(weight: Tensor | None) -> bool:
+    """Whether this is a patch embedding (D, 1, frequency, time) of one channel, which image models have not."""
+    return weight is not None and weight.dim() == 4 and weight.shape[1] == 1
+
+
+def patch_settings(weight: Tensor) -> ModelSettings:
+    """What a patch embedding tells: the encoder's width, and the size of patches that lie side by side."""
+    width, _, kernel_chan, kernel_time = weight.shape
+    return ModelSettings(
+        ast_kernel_size_chan=kernel_chan,
+        ast_kernel_size_time=kernel_time,
+        ast_kernel_stride_chan=kernel_chan,
+        ast_kernel_stride_time=kernel_time,
+        encoder_embed_dim=width,
+    )
 
 
 def convolution(kernel_time: int, kernel_chan: int) -> Change:

@@ -10,19 +10,24 @@ from tensorboardX import SummaryWriter
 
 from mae_ast_plugin.data.batching import ClipRef
 from mae_ast_plugin.data.clips import ClipDataset
-from mae_ast_plugin.view.pretraining import reconstruction_panels
+from mae_ast_plugin.view.pretraining import reconstruction_panels, scale_of
 from mae_ast_plugin.view.reconstruction import draw_reconstructions, save_png, to_image
 
 
 class PictureWriter:
-    """Always the same clips with the same masks; a PNG per call in ``folder`` and an image for TensorBoard."""
+    """Always the same clips with the same masks; a PNG per call in ``folder`` and an image for TensorBoard.
 
-    def __init__(self, dataset: ClipDataset, num_clips: int, folder: Path, tensorboard_folder: str | None) -> None:
+    ``error`` is that of the loss (`criterion.reconstruction_error`), and what is written beside the clips.
+    """
+
+    def __init__(
+        self, dataset: ClipDataset, num_clips: int, folder: Path, tensorboard_folder: str | None, error: str = "squared"
+    ) -> None:
         spread = range(0, len(dataset), max(1, len(dataset) // num_clips))
         clips = [dataset[ClipRef(row, 0, 0)] for row in list(spread)[:num_clips]]
         self.names = [Path(dataset.manifest[int(dataset.rows[clip.ref.row])].path).name for clip in clips]
         self.batch = dataset.collater(clips)["net_input"]
-        self.folder = folder
+        self.folder, self.error = folder, error
         self.writer = SummaryWriter(str(Path(tensorboard_folder) / "pictures")) if tensorboard_folder else None
 
     @torch.no_grad()
@@ -35,7 +40,8 @@ class PictureWriter:
         mask = model.draw_mask(clips, self.batch["clip_seeds"].to(device), self.batch["batch_seed"])
         panels = reconstruction_panels(model.autoencoder, clips, mask, self.names)
         model.train(was_training)
-        figure = draw_reconstructions(panels, f"after {num_updates} updates")
+        title = ", ".join(filter(None, (f"after {num_updates} updates", scale_of(model.autoencoder))))
+        figure = draw_reconstructions(panels, title, error=self.error)
         path = self.folder / f"update_{num_updates:07d}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(figure, path)

@@ -164,7 +164,7 @@ class MaskedPretrainingTask(FairseqTask):
         interval = self.settings.picture_interval_updates
         if interval and rank == 0 and update_num > self.drawn_at and update_num % interval == 0:
             self.drawn_at = update_num  # an update may have several batches (optimization.update_freq)
-            self._draw(model, update_num)
+            self._draw(model, criterion, update_num)
         try:
             loss, size, logged = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         except (torch.OutOfMemoryError, RuntimeError) as error:  # the engine would leave the batch out and go on
@@ -185,13 +185,16 @@ class MaskedPretrainingTask(FairseqTask):
     def _report_unreadable(self, sample: Mapping[str, Any]) -> None:
         self.unreadable.report(sample["split"], sample["unreadable"])
 
-    def _draw(self, model: Any, update_num: int) -> None:
+    def _draw(self, model: Any, criterion: Any, update_num: int) -> None:
         dataset = next((data for split, data in self.datasets.items() if split != self.cfg.train_subset), None)
         if dataset is None:
             return
         if self.pictures is None:
             folder = Path(self.cfg.save_dir).parent / "pictures"
-            self.pictures = PictureWriter(dataset, self.settings.num_pictures, folder, self.cfg.tensorboard_logdir)
+            error = criterion.settings.reconstruction_error
+            self.pictures = PictureWriter(
+                dataset, self.settings.num_pictures, folder, self.cfg.tensorboard_logdir, error
+            )
         while hasattr(model, "module"):  # what the engine wraps around a model for several processes
             model = model.module
         self.pictures.write(model, update_num)

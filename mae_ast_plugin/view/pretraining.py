@@ -11,6 +11,15 @@ from mae_ast_plugin.nn.masking import TokenMask, gather_tokens, scatter_tokens
 from mae_ast_plugin.view.reconstruction import Panel
 
 
+def scale_of(network: MaskedAutoencoder) -> str:
+    """What the values of its panels are, where they are not those of the log-mel; to be written behind a title."""
+    if network.standard_bins:
+        return "each mel bin of a clip brought to mean 0 and variance 1"
+    if network.standard_targets:
+        return "each reconstructed patch with mean and variance of the true one"
+    return ""
+
+
 @torch.no_grad()
 def reconstruction_panels(
     network: MaskedAutoencoder, clips: Clips, mask: TokenMask, names: Sequence[str], hop_ms: float = 10.0

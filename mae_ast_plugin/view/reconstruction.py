@@ -7,7 +7,7 @@ models. Needs matplotlib, the extra ``plots``.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ HIDDEN_COLOUR = "#c9ced6"
 ROBUST_PERCENTILES = (1.0, 99.5)
 WIDTH_INCHES, ROW_INCHES, TITLE_INCHES, DPI = 12.0, 2.15, 0.5, 120
 LONGEST_NAME = 48
+ERRORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"squared": np.square, "absolute": np.abs}
 
 
 @dataclass(frozen=True)
@@ -55,37 +56,43 @@ class Panel:
 
 @dataclass(frozen=True)
 class HiddenError:
-    """How well the hidden part was filled in: its share, and mean squared errors on it (NaN when nothing is hidden)."""
+    """How well the hidden part was filled in: its share, and mean errors on it (NaN when nothing is hidden)."""
 
     hidden_share: float
     error: float
     mean_spectrum_error: float
+    kind: str = "squared"
 
     @classmethod
-    def of(cls, panel: Panel) -> HiddenError:
+    def of(cls, panel: Panel, kind: str = "squared") -> HiddenError:
         """Measure ``panel`` over its whole length; the yardstick predicts each bin's mean over the clip."""
         hidden = np.isnan(panel.masked)
         if not hidden.any():
-            return cls(0.0, float("nan"), float("nan"))
+            return cls(0.0, float("nan"), float("nan"), kind)
         original = panel.original.astype(np.float64)
         plain = np.broadcast_to(original.mean(axis=0), original.shape)
-        error, plain_error = (float(np.mean((guess - original)[hidden] ** 2)) for guess in (panel.reconstructed, plain))
-        return cls(float(hidden.mean()), error, plain_error)
+        of_value = ERRORS[kind]
+        error, plain_error = (
+            float(np.mean(of_value((guess - original)[hidden]))) for guess in (panel.reconstructed, plain)
+        )
+        return cls(float(hidden.mean()), error, plain_error, kind)
 
     def __str__(self) -> str:
         if self.hidden_share == 0:
             return "nothing hidden"
         return (
-            f"{self.hidden_share:.0%} hidden   ·   squared error there {self.error:.3g}, "
+            f"{self.hidden_share:.0%} hidden   ·   {self.kind} error there {self.error:.3g}, "
             f"mean spectrum {self.mean_spectrum_error:.3g}"
         )
 
 
-def draw_reconstructions(panels: Sequence[Panel], title: str, max_seconds: float = 4.0) -> Figure:
+def draw_reconstructions(
+    panels: Sequence[Panel], title: str, max_seconds: float = 4.0, error: str = "squared"
+) -> Figure:
     """Draw one row per clip: original, masked and reconstructed on one colour scale, at most ``max_seconds`` of each.
 
-    The error written beside a row counts the whole clip. Raises `PlainError` for no panels and for ``max_seconds`` not
-    above 0.
+    The error written beside a row, of a kind in `ERRORS`, counts the whole clip. Raises `PlainError` for no panels and
+    for ``max_seconds`` not above 0.
     """
     if not panels:
         raise PlainError("There is nothing to draw; give at least one clip.")
@@ -97,7 +104,7 @@ def draw_reconstructions(panels: Sequence[Panel], title: str, max_seconds: float
     figure.suptitle(_plain(title), fontsize=14, fontweight="bold")
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
     for index, panel in enumerate(panels):
-        axes = _draw_row(rows[index], panel, max_seconds)
+        axes = _draw_row(rows[index], panel, max_seconds, error)
         for column, name in enumerate(COLUMNS):
             if index == 0:
                 axes[column].set_title(name, fontsize=9.5, color="#444444")
@@ -106,12 +113,12 @@ def draw_reconstructions(panels: Sequence[Panel], title: str, max_seconds: float
     return figure
 
 
-def _draw_row(row: SubFigure, panel: Panel, max_seconds: float) -> Sequence[Axes]:
+def _draw_row(row: SubFigure, panel: Panel, max_seconds: float, error: str) -> Sequence[Axes]:
     colours = colormaps[COLOUR_MAP].with_extremes(bad=HIDDEN_COLOUR)
     low, high = np.percentile(panel.original, ROBUST_PERCENTILES)
     if not high > low:  # silence: any scale will do, as long as it is one
         low, high = low - 1.0, low + 1.0
-    row.suptitle(f"{_shorten(panel.name)}   ·   {HiddenError.of(panel)}", fontsize=10.5, x=0.04, ha="left")
+    row.suptitle(f"{_shorten(panel.name)}   ·   {HiddenError.of(panel, error)}", fontsize=10.5, x=0.04, ha="left")
     axes = row.subplots(1, 3, sharey=True)
     for column, values in enumerate((panel.original, panel.masked, panel.reconstructed)):
         image = _draw_spectrogram(axes[column], values, panel.frame_shift_ms, max_seconds, (low, high), colours)

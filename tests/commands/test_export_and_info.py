@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_ast_plugin import load_model
+from mae_ast_plugin import AudioEncoder, load_model
 from mae_ast_plugin.__main__ import main
 from mae_ast_plugin.checkpoint import load_checkpoint
+from mae_ast_plugin.errors import PlainError
 
 
 def test_an_exported_folder_is_the_same_model_without_a_pickle(checkpoint: Path, tmp_path: Path) -> None:
@@ -39,6 +40,21 @@ def test_an_export_never_overwrites(checkpoint: Path, tmp_path: Path, capsys: py
     assert main(["export", str(checkpoint), str(tmp_path)]) == 2
     assert "exists and is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_onnx_file_that_does_not_pass_its_check_is_not_left_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+
+    def refuse(encoder: AudioEncoder, path: Path, tolerance: float) -> float:
+        raise PlainError(f"{path}: its frames differ")
+
+    monkeypatch.setattr("mae_ast_plugin.onnx.check_onnx", refuse)
+    assert main(["export", str(checkpoint), str(tmp_path / "out"), "--onnx"]) == 2
+    assert f"{tmp_path / 'out' / 'model.onnx'} is not kept: its frames differ\n" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_info_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mae_ast_plugin import AudioEncoder, load_model
-from mae_ast_plugin.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mae_ast_plugin.checkpoint import load_checkpoint, save_checkpoint
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.evaluation.baselines import random_twin
 from mae_ast_plugin.methods.build import autoencoder_of
@@ -235,8 +235,11 @@ def test_s3prl_gets_layers_of_one_width_also_in_windows_of_its_own(tmp_path: Pat
 def test_another_window_than_the_grid_allows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-60.pth"
     torch.save({"model": published()}, path)
-    with pytest.raises(CheckpointError, match="stage 1 of 3 cannot be cut into windows of 4 x 4 tokens"):
-        UpstreamExpert(path, window_seconds=0.28)
+    told = "leave the option out for its own windows of 0.64 s, or give {}, the nearest that fits"
+    for seconds, fitting in ((0.01, 0.64), (0.28, 0.64), (0.32, 0.64), (1.1, 1.28)):
+        with pytest.raises(PlainError, match=f"window_seconds is {seconds}, and its stages .*{told.format(fitting)}"):
+            UpstreamExpert(path, window_seconds=seconds)
+        UpstreamExpert(path, window_seconds=fitting)
     assert load_checkpoint(path).model.window_columns == 16
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,11 @@ import soundfile
 import torch
 
 from mae_ast_plugin.criterions.mae_ast import MaskedPredictionCriterion, perplexity
-from mae_ast_plugin.methods.settings import CriterionSettings
+from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings
+from mae_ast_plugin.models.mae_ast import MaskedAutoencoderModel
 from mae_ast_plugin.nn.autoencoder import Predictions
+from mae_ast_plugin.tasks import _pictures
+from mae_ast_plugin.tasks.mae_ast_pretraining import MaskedPretrainingConfig, MaskedPretrainingTask
 
 if TYPE_CHECKING:
     from .conftest import Command, Corpus, Run
@@ -66,6 +70,25 @@ def test_a_picture_of_the_reconstruction_is_drawn_every_so_many_updates(told: Ru
         assert width > 300
         assert height > 200
         assert (told.folder / "pictures" / f"update_{update:07d}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_words_of_a_picture_follow_the_settings(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(_pictures, "save_png", lambda figure, path: drawn.append(figure))
+    folders = {"data": str(corpus.data), "save_dir": str(tmp_path / "checkpoints"), "train_subset": "train"}
+    task = MaskedPretrainingTask(
+        MaskedPretrainingConfig(**folders, seed=1, min_sample_size=None, tensorboard_logdir=None)
+    )
+    task.load_dataset("valid")
+    sizes = {f"{part}_{name}": 16 for part in ("encoder", "decoder") for name in ("embed_dim", "ffn_embed_dim")}
+    settings = ModelSettings(**sizes, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, standard_bins=True)
+    criterion = MaskedPredictionCriterion(CriterionSettings(reconstruction_error="absolute"))
+    task._draw(MaskedAutoencoderModel(settings, task.settings), criterion, 7)
+    (figure,) = drawn
+    assert figure.get_suptitle() == "after 7 updates, each mel bin of a clip brought to mean 0 and variance 1"
+    assert all("absolute error there" in row.get_suptitle() for row in figure.subfigs)
 
 
 def test_the_loss_is_its_parts_in_the_unit_of_the_original(told: Run) -> None:

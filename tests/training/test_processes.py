@@ -269,7 +269,7 @@ def test_processes_batches_and_updates_all_draw_different_numbers(monkeypatch: p
 def test_a_picture_is_drawn_once_an_update_however_many_batches_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder(monkeypatch)
     drawn: list[int] = []
-    monkeypatch.setattr(MaskedPretrainingTask, "_draw", lambda task, model, number: drawn.append(number))
+    monkeypatch.setattr(MaskedPretrainingTask, "_draw", lambda task, model, criterion, number: drawn.append(number))
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     task = MaskedPretrainingTask(MaskedPretrainingConfig(seed=1, picture_interval_updates=2))
     for number in range(6):

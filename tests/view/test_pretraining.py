@@ -13,7 +13,7 @@ from mae_ast_plugin.methods.build import autoencoder_of
 from mae_ast_plugin.methods.settings import ModelSettings
 from mae_ast_plugin.nn.autoencoder import MaskedAutoencoder, in_scale_of, standardised
 from mae_ast_plugin.nn.masking import MaskRequest, MaskSettings, random_mask
-from mae_ast_plugin.view.pretraining import reconstruction_panels
+from mae_ast_plugin.view.pretraining import reconstruction_panels, scale_of
 
 SPECTROGRAM = 5 + 3 * torch.randn(2, 32, 16, generator=torch.Generator().manual_seed(0))
 
@@ -52,6 +52,14 @@ def test_perfect_predictions_rebuild_the_original(standard_targets: bool, raw_ta
         np.testing.assert_allclose(panel.original, expected[row].numpy(), atol=1e-5)
         np.testing.assert_allclose(panel.reconstructed, expected[row].numpy(), atol=1e-3)
         assert np.isnan(panel.masked).mean() == 0.75
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({}, ""), ({"standard_bins": True}, "each mel bin of a clip"), ({"standard_targets": True}, "each reconstructed")],
+)
+def test_what_is_no_plain_log_mel_is_said(settings: dict[str, bool], said: str) -> None:
+    assert scale_of(network(**settings)).startswith(said) and bool(scale_of(network(**settings))) == bool(said)
 
 
 def test_a_patch_gets_its_scale_back() -> None:

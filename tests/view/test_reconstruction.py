@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from mae_ast_plugin.errors import PlainError
+from mae_ast_plugin.nn.losses import ERRORS as LOSSES
 from mae_ast_plugin.view.reconstruction import (
+    ERRORS,
     HIDDEN_COLOUR,
     HiddenError,
     Panel,
@@ -79,6 +81,20 @@ def test_the_error_counts_hidden_places_only_and_over_the_whole_clip() -> None:
     measured = HiddenError.of(Panel("clip", original, masked, reconstructed))
     assert (measured.hidden_share, measured.error, measured.mean_spectrum_error) == (0.5, 2.0, 5.0)
     assert str(measured).startswith("50% hidden")
+
+
+def test_the_error_beside_a_row_is_of_the_kind_that_was_asked_for() -> None:
+    original = np.array([[0.0], [2.0], [4.0], [6.0]])  # its mean is 3
+    masked = np.array([[0.0], [2.0], [np.nan], [np.nan]])
+    panel = Panel("clip", original, masked, np.array([[99.0], [99.0], [4.0], [4.0]]))
+    measured = HiddenError.of(panel, "absolute")
+    assert (measured.error, measured.mean_spectrum_error) == (1.0, 2.0)
+    text = draw_reconstructions([panel], "title", error="absolute").subfigs[0].get_suptitle()
+    assert "absolute error there 1, mean spectrum 2" in text and "squared" not in text
+
+
+def test_every_error_of_a_loss_can_be_written() -> None:
+    assert set(ERRORS) == set(LOSSES)
 
 
 def test_a_row_says_how_much_was_hidden_and_how_well_it_was_filled_in() -> None:
