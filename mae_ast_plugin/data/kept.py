@@ -7,9 +7,11 @@ elsewhere, unless the folder of temporary files (``TMPDIR``) is itself memory.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,20 @@ logger = logging.getLogger(__name__)
 
 KINDS = (np.dtype(np.int16), np.dtype(np.float32))
 WIDEST = 4  # bytes of a sample
-HEAD = 8  # bytes: number of samples times 2, and which of the kinds
+WORD = 8  # bytes of a number: how many bytes are taken; for each clip twice its samples, and which of the kinds
+FULL = (1 << 63) - 1  # as the number of bytes taken: no more are
 
 
 class KeptClips:
     """A place for each of ``sizes`` [samples] clips; filled up to ``limit`` [bytes]. PlainError where it cannot be."""
 
     def __init__(self, sizes: NDArray[np.int64], limit: float) -> None:
-        self.limit, self.is_full = limit, False
-        self.ends = HEAD * len(sizes) + WIDEST * np.cumsum(sizes)
+        self.limit = limit
+        self.ends = WORD * (1 + len(sizes)) + WIDEST * np.cumsum(sizes)
         try:
             self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- open as long as the clips are
-            self.file.truncate(HEAD * len(sizes))
+            self.file.truncate(WORD * (1 + len(sizes)))
+            self._set_number(0, 0)
         except OSError as error:
             raise PlainError(
                 f"task.keep_decoded_gb needs a temporary file, which cannot be made ({error.strerror}); set TMPDIR to "
@@ -40,45 +44,74 @@ class KeptClips:
             ) from error
 
     def get(self, entry: int) -> NDArray[Any] | None:
-        """The waveform (S,) put at ``entry``; None where there is none."""
-        head = int.from_bytes(os.pread(self.file.fileno(), HEAD, HEAD * entry), "little")
-        if not head:
-            return None
-        count, kind = divmod(head, len(KINDS))
-        waveform = np.empty(count, KINDS[kind])
-        place, left = self._begin(entry), waveform.data.cast("B")
-        while left:
-            num_read = os.preadv(self.file.fileno(), [left], place)
-            if not num_read:
+        """The waveform (S,) put at ``entry``; None where there is none, or none that can be read."""
+        try:
+            head = self._number(1 + entry)
+            if not head:
                 return None
-            place, left = place + num_read, left[num_read:]
-        return waveform
+            count, kind = divmod(head, len(KINDS))
+            waveform = np.empty(count, KINDS[kind])
+            return waveform if self._read(waveform.data.cast("B"), self._begin(entry)) else None
+        except OSError:
+            return None  # the clip itself is still where it was
 
     def put(self, entry: int, waveform: NDArray[Any]) -> None:
-        """Keep a waveform (S,), int16 or float32; not if there is no room for it, which is told once."""
-        place, end = self._begin(entry), int(self.ends[entry])
-        if self.is_full or not len(waveform) or place + WIDEST * len(waveform) > end:  # longer than was planned for
+        """Keep a waveform (S,), int16 or float32; not if there is no room for it, which one process tells once."""
+        is_longer = self._begin(entry) + WIDEST * len(waveform) > self.ends[entry]  # than was planned for
+        if waveform.dtype not in KINDS or not len(waveform) or is_longer:
             return
         try:
-            if os.fstat(self.file.fileno()).st_blocks * 512 + waveform.nbytes > self.limit:
-                self._stop(f"task.keep_decoded_gb={self.limit / 1e9:g} is filled")
-                return
-            left = np.ascontiguousarray(waveform).data.cast("B")
-            while left:
-                written = os.pwrite(self.file.fileno(), left, place)
-                place, left = place + written, left[written:]
-            # last, so that nobody reads half a clip
-            head = len(waveform) * len(KINDS) + KINDS.index(waveform.dtype)
-            os.pwrite(self.file.fileno(), head.to_bytes(HEAD, "little"), HEAD * entry)
+            if self._takes(waveform.nbytes):
+                self._write(np.ascontiguousarray(waveform).data.cast("B"), self._begin(entry))
+                # last, so that nobody reads half a clip
+                self._set_number(1 + entry, len(waveform) * len(KINDS) + KINDS.index(waveform.dtype))
         except OSError as error:
-            self._stop(f"{tempfile.gettempdir()}: {error.strerror}; TMPDIR names another folder")
+            with suppress(OSError):
+                self._stop(f"{tempfile.gettempdir()}: {error.strerror}; TMPDIR names another folder")
 
-    def _begin(self, entry: int) -> int:
-        return int(self.ends[entry - 1]) if entry else HEAD * len(self.ends)
+    def _takes(self, num_bytes: int) -> bool:
+        """Take as much of the limit; False where it is used up."""
+        if self._number(0) == FULL:
+            return False
+        fcntl.lockf(self.file, fcntl.LOCK_EX)
+        try:
+            taken = self._number(0)
+            if taken + num_bytes <= self.limit:
+                self._set_number(0, taken + num_bytes)
+                return True
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN)
+        self._stop(f"task.keep_decoded_gb={self.limit / 1e9:g} is used up")
+        return False
 
     def _stop(self, reason: str) -> None:
-        self.is_full = True
-        logger.warning(f"no further decoded clips are kept, they are read in each epoch: {reason}")
+        fcntl.lockf(self.file, fcntl.LOCK_EX)
+        is_first = self._number(0) != FULL
+        self._set_number(0, FULL)  # its block is there already, on a full disk too
+        fcntl.lockf(self.file, fcntl.LOCK_UN)
+        if is_first:
+            logger.warning(f"no further decoded clips are kept, they are read in each epoch: {reason}")
+
+    # ---- the file
+
+    def _begin(self, entry: int) -> int:
+        return int(self.ends[entry - 1]) if entry else WORD * (1 + len(self.ends))
+
+    def _number(self, index: int) -> int:
+        return int.from_bytes(os.pread(self.file.fileno(), WORD, WORD * index), "little")
+
+    def _set_number(self, index: int, number: int) -> None:
+        self._write(memoryview(number.to_bytes(WORD, "little")), WORD * index)
+
+    def _read(self, left: memoryview, place: int) -> bool:
+        while left and (num_read := os.preadv(self.file.fileno(), [left], place)):
+            place, left = place + num_read, left[num_read:]
+        return not left
+
+    def _write(self, left: memoryview, place: int) -> None:
+        while left:
+            written = os.pwrite(self.file.fileno(), left, place)
+            place, left = place + written, left[written:]
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker that is not forked opens the file of its parent

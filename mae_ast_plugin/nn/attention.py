@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mae_ast_plugin.nn.dropout import is_ours, keep_mask, kept_share
@@ -25,7 +26,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None, 
     be seen, or what is added to the scores; ``dropout`` is the share of the weights that is dropped.
     """
     is_bias = attend is not None and attend.dtype != torch.bool
-    none = not query.numel() or not kept_share(dropout)  # no queries, or nothing that is kept
+    none = not query.numel() or not key.numel() or not kept_share(dropout)  # no tokens, or nothing that is kept
     if not dropout or none or is_bias or not is_ours(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
     return _BlockedAttention.apply(query, key, value, attend, dropout)  # type: ignore[no-any-return]
@@ -53,6 +54,7 @@ class _BlockedAttention(torch.autograd.Function):
         return mixed.div_(ctx.kept).view(shape)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, mask = ctx.saved_tensors
         heads = gradients[0].shape[:2]

@@ -17,20 +17,19 @@ from torch.nn import functional as F
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Multiply (..., I) with ``weight`` (O, I) and add ``bias`` (O,): (..., O)."""
-    return _Convolved.apply(x, weight, bias) if _is_convolved(x) else F.linear(x, weight, bias)  # type: ignore[no-any-return]
+    if not _is_convolved(x, weight):
+        return F.linear(x, weight, bias)
+    return _Convolved.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
-def _is_convolved(x: Tensor) -> bool:
-    # inference, exports and compiled graphs keep the plain product
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.numel() > 0
-        and torch.is_grad_enabled()
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
+def _is_convolved(x: Tensor, weight: Tensor) -> bool:
+    # inference, exports and graphs that are traced or compiled keep the plain product
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    has_onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    is_single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    fits = x.numel() > 0 and x.shape[-1] == weight.shape[1]  # else torch's own words about it
+    return has_onednn and x.device.type == "cpu" and is_single and fits
 
 
 def _as_image(x: Tensor) -> Tensor:
@@ -39,11 +38,16 @@ def _as_image(x: Tensor) -> Tensor:
 
 
 class _Convolved(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = F.conv2d(_as_image(x), weight[:, :, None, None], bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_a_full_file_is_told_once_and_keeps_what_it_has(
     kept.put(1, SHORTS)
     kept.put(2, SHORTS)
     assert [record.message for record in caplog.records] == [
-        "no further decoded clips are kept, they are read in each epoch: task.keep_decoded_gb=1e-08 is filled"
+        "no further decoded clips are kept, they are read in each epoch: task.keep_decoded_gb=1e-08 is used up"
     ]
     assert kept.get(0) is not None and kept.get(1) is None
 
@@ -81,15 +82,60 @@ def test_a_full_disk_is_told_once_and_ends_nothing(
 ) -> None:
     kept = file_in(tmp_path, monkeypatch)
 
-    def no_room(*_: object) -> int:
+    def no_room() -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "pwrite", no_room)
+    write = os.pwrite
+    monkeypatch.setattr(
+        module.os, "pwrite", lambda *given: write(*given) if len(given[1]) == module.WORD else no_room()
+    )
     kept.put(0, FLOATS)
     kept.put(1, SHORTS)
     (record,) = caplog.records
     assert f"{tmp_path}: No space left on device; TMPDIR names another folder" in record.message
     assert kept.get(0) is None
+
+
+def test_a_disk_that_cannot_be_read_is_no_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = file_in(tmp_path, monkeypatch)
+    kept.put(0, FLOATS)
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module.os, "preadv", broken)
+    assert kept.get(0) is None
+
+
+def test_another_kind_of_samples_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = file_in(tmp_path, monkeypatch)
+    kept.put(0, FLOATS.astype(np.float64))
+    assert kept.get(0) is None
+
+
+def test_many_processes_tell_it_once_and_keep_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = tmp_path / "told"
+    monkeypatch.setattr(module.logger, "warning", lambda message: os.write(file, message.encode() + b"\n"))
+    file = os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    kept = KeptClips(np.full(60, 100), limit=20 * FLOATS.nbytes)
+
+    def put_all(first: int) -> None:
+        for entry in range(first, 60, 3):
+            kept.put(entry, FLOATS)
+
+    for _ in range(2):  # workers of two epochs
+        workers = [multiprocessing.get_context("fork").Process(target=put_all, args=(first,)) for first in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+    os.close(file)
+    assert len(told.read_text().splitlines()) == 1
+    found = [each for each in map(kept.get, range(60)) if each is not None]
+    assert len(found) == 20
+    assert all(np.array_equal(each, FLOATS) for each in found)
 
 
 def test_without_a_folder_for_it_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -57,9 +59,35 @@ def test_inference_other_precisions_and_compiled_graphs_keep_the_plain_product()
         linear(tokens(torch.float64), own.weight.double(), own.bias.double())
         with patch.object(torch.compiler, "is_compiling", return_value=True):
             own(tokens())
+        with torch.backends.mkldnn.flags(enabled=False):
+            own(tokens())
+        torch.jit.trace(own, tokens())
         with pytest.raises(AssertionError, match="a convolution"):
             own(tokens())
 
 
 def test_weights_carry_the_names_of_torchs_layer() -> None:
     assert layer().state_dict().keys() == torch.nn.Linear(INPUTS, OUTPUTS).state_dict().keys()
+
+
+def test_function_transforms_and_second_derivatives_are_torchs() -> None:
+    own, x = layer(), tokens().detach()
+    weights = (own.weight.detach(), own.bias.detach())
+
+    def loss(way: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
+        return way(x, *given).square().sum()
+
+    for ours, expected in zip(
+        *(torch.func.grad(partial(loss, way), argnums=(0, 1))(*weights) for way in (linear, F.linear)), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.func.vmap(own)(x), F.linear(x, *weights))
+    inputs = (tokens(), own.weight, own.bias)
+    first = [torch.autograd.grad(way(*inputs).square().sum(), inputs, create_graph=True) for way in (linear, F.linear)]
+    for ours, expected in zip(*(torch.autograd.grad(each[1].square().sum(), inputs) for each in first), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_another_width_is_told_in_torchs_words() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        layer()(torch.zeros(2, INPUTS + 1))
