@@ -9,7 +9,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,9 @@ class _Stage:
         frontend = frontend_of(recipe.task)
         min_frames = tokens_of(recipe.model, frontend.num_features).num_frames(1)
         self.device = device
+        task = replace(recipe.task, keep_decoded_gb=0.0)  # decoding is what is to be measured
         self.dataset = ClipDataset(
-            "train", manifest, recipe.task, frontend, min_frames=min_frames, seed=SEED, epoch_matters=True
+            "train", manifest, task, frontend, min_frames=min_frames, seed=SEED, epoch_matters=True
         )
         limits = recipe.dataset.get("max_tokens"), recipe.dataset.get("batch_size")
         if limits == (None, None):
