@@ -7,12 +7,16 @@ Two containers: what ``torch.save`` wrote (fairseq's checkpoints), and a folder 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import pathlib
 import pickle
-from collections.abc import Mapping
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +28,9 @@ from mae_ast_plugin.errors import PlainError
 TENSORS, CONFIG = "model.safetensors", "config.json"
 # What published files hold beside tensors: records of options and paths, which do nothing when they are made.
 PLAIN_RECORDS: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
+# An old file of torch.save is a row of pickles; the fourth holds the objects.
+NUM_PICKLES = 4
+OF_TENSORS = ("torch.", "collections.")
 
 
 class CheckpointError(PlainError):
@@ -40,14 +47,19 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
     if Path(path).suffix == Path(TENSORS).suffix:
         raise CheckpointError(path, f"it holds tensors alone; give the folder that it and its {CONFIG} lie in")
     try:
-        with torch.serialization.safe_globals(PLAIN_RECORDS):
+        with torch.serialization.safe_globals(PLAIN_RECORDS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what comes of it is told below
             content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and ("GLOBAL" in str(error) or "global" in str(error)):
-            what = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "a Python object")
+        what = _refused_object(error) or _first_object(Path(path))
+        if what and what.startswith(OF_TENSORS):
+            raise CheckpointError(
+                path, "it is pickled in a protocol that torch.load refuses; save it again without pickle_protocol="
+            ) from error
+        if what:
             raise CheckpointError(
                 path,
-                f"it holds code, not only data ({what.rstrip('.')}), and is not opened; "
+                f"it holds code, not only data ({what}), and is not opened; "
                 "convert it to plain tensors where you trust its source",
             ) from error
         raise CheckpointError(path, "it is not a checkpoint, or it is damaged") from error
@@ -60,6 +72,50 @@ def read_container(path: str | Path, map_location: str = "cpu", mmap: bool = Fal
     if not isinstance(content, dict):
         raise CheckpointError(path, f"it holds a {type(content).__name__}, not the dictionary of a checkpoint")
     return content
+
+
+def _refused_object(error: pickle.UnpicklingError) -> str | None:
+    """What torch names where an object is none of those that it makes."""
+    if "Weights only load failed" not in str(error) or "global" not in str(error).lower():
+        return None
+    named = (line.strip().rstrip(".") for line in str(error).splitlines() if "GLOBAL" in line)
+    return next(named, "a Python object")
+
+
+def _first_object(path: Path) -> str | None:
+    """Name an object of a pickle that torch gives up before, such as one of protocol 4; None where it is damaged."""
+    names: list[str] = []
+    try:
+        with path.open("rb") as file:
+            pickles: IO[bytes] = file
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    pickles = io.BytesIO(archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl"))))
+            pickles.seek(0)
+            for _ in range(NUM_PICKLES):
+                names += list(_objects(pickles))
+    except Exception:  # as above: damaged bytes fail in any way; what was found in whole pickles stays
+        pass
+    return next((name for name in names if not name.startswith(OF_TENSORS)), next(iter(names), None))
+
+
+def _objects(pickled: IO[bytes]) -> Iterator[str]:
+    """Name the objects that one pickle asks for, without making any; ValueError where it is cut or none."""
+    last: tuple[Any, Any] = (None, None)
+    remembered: dict[Any, Any] = {}
+    for operation, value, _ in pickletools.genops(pickled):
+        match operation.name:
+            case "GLOBAL" | "INST":
+                yield str(value).replace(" ", ".")
+            case "STACK_GLOBAL":  # made of the two strings before it
+                yield f"{last[0]}.{last[1]}"
+                last = (None, None)
+            case "MEMOIZE":
+                remembered[len(remembered)] = last[1]
+            case "BINGET" | "LONG_BINGET":
+                last = (last[1], remembered.get(value))
+            case _:
+                last = (last[1], value)
 
 
 def read_folder(path: str | Path) -> dict[str, Any]:

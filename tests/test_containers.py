@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,32 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, way: str) -> None:
         path.write_bytes(pickle.dumps({"model": Code(tmp_path / "made")}, protocol=2))
     assert "holds code" in reason(read_container, path)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("way", ["zip", "old", "pickle"])
+def test_code_is_named_in_every_protocol_and_container_and_cut_code_is_damage(
+    tmp_path: Path, way: str, protocol: int
+) -> None:
+    path, content = tmp_path / "code.pt", {"model": Code(tmp_path / "made"), "tensor": torch.ones(3)}
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=way == "zip")
+    found = reason(read_container, path)
+    assert re.search(r"it holds code, not only data \(.*\b_?io\.open\b.*\), and is not opened; convert it", found)
+    assert not (tmp_path / "made").exists()
+    path.write_bytes(path.read_bytes()[:8])  # before its first object
+    assert "damaged" in (found := reason(read_container, path)) or "truncated" in found
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("newer", [True, False])
+def test_tensors_in_a_protocol_that_torch_refuses_are_neither_code_nor_damage(tmp_path: Path, newer: bool) -> None:
+    path = tmp_path / "file.pt"
+    torch.save(tensors(), path, pickle_protocol=4, _use_new_zipfile_serialization=newer)
+    assert "save it again without pickle_protocol=" in reason(read_container, path)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

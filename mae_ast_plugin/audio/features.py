@@ -10,7 +10,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_ast_plugin.audio.outcomes import AudioError, AudioInfo, Path, system_reason
+from mae_ast_plugin.audio.outcomes import AudioError, AudioInfo, Path, check_file, system_reason
 
 ENDING = ".npy"
 FRAMES_PER_SECOND = 100  # of every front end here; a file does not tell
@@ -52,6 +52,7 @@ def read_features(path: Path, start: int = 0, num_frames: int | None = None) -> 
 
 def _open(path: Path) -> NDArray[np.floating]:
     """Map an array (F, T) of a file into memory, where nothing of it is read yet."""
+    check_file(path)
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:

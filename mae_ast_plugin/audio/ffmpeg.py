@@ -31,7 +31,7 @@ from mae_ast_plugin.audio.outcomes import (
     truncated_reason,
     unknown_reason,
 )
-from mae_ast_plugin.audio.places import check_reading, open_place, peek
+from mae_ast_plugin.audio.places import check_reading, opened_place, peek
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -59,7 +59,7 @@ class _UnseekableError(Exception):
 def _container(path: Path) -> Iterator[tuple[InputContainer, av.AudioStream]]:
     """Open the first audio stream with FFmpeg; all its errors leave as AudioError."""
     opened = False
-    with open_place(path) as handle:
+    with opened_place(path) as handle:
         # "file:" keeps FFmpeg from taking a name such as "a:b.mkv" for a network address.
         source: Any = "file:" + os.fspath(path) if isinstance(handle, FileIO) else handle
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -26,6 +27,8 @@ MAX_DIGITS = 18
 MAX_RATE = 2**31 - 1
 TAB, LINE_FEED, RETURN, SLASH, ZERO = b"\t\n\r/0"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP_MAGIC = b"\x1f\x8b"
+NUL_REASON = "has a NUL byte, which no name of a file can hold: write it as UTF-8 text, not compressed"
 
 
 class ManifestError(PlainError):
@@ -62,6 +65,8 @@ class Manifest:
         end = _end_of_rows(data)
         if first_row >= end:
             raise ManifestError(f"{self.path} has no rows, only the root folder in line 1: add one line per clip")
+        if b"\0" in data:
+            _raise_bad_row(self.path, data, first_row)
         self._bounds, self.lengths, all_absolute = _parse_rows(self.path, data, first_row, end)
         self.lengths.flags.writeable = False
         if not all_absolute and not os.path.isdir(self.root):
@@ -113,8 +118,8 @@ def write_manifest(
     """
     target = Path(path)
     root = os.fspath(root)
-    if any(letter in root for letter in "\t\r\n"):
-        raise ManifestError(f"the root folder {_shown(root)} has a TAB or a line break in its name: rename it")
+    if any(letter in root for letter in "\t\r\n\0"):
+        raise ManifestError(f"the root folder {_shown(root)} has a TAB, line break or NUL byte in its name: rename it")
     labelled = zip(rows, repeat(None)) if labels is None else zip(rows, labels, strict=True)
     complete = zip(labelled, repeat(0)) if rates is None else zip(labelled, rates, strict=True)
     rate_lines: list[bytes] = []
@@ -159,6 +164,8 @@ def check_name(name: str) -> str | None:
         return "the name is empty"
     if "\t" in name or "\n" in name:
         return "its name has a TAB or a line break, which a manifest cannot hold: rename it"
+    if "\0" in name:
+        return "its name has a NUL byte, which no name of a file can hold: correct it"
     return None
 
 
@@ -169,8 +176,10 @@ def _format_row(name: str, length: int, label: str | None) -> bytes:
         raise ManifestError(f"{_shown(name)} cannot be written to a manifest with the length {length}: give 0 or more")
     if label is None:
         return b"%s\t%d\n" % (_encode(name), length)
-    if any(letter in label for letter in "\t\r\n"):
-        raise ManifestError(f"{_shown(name)} has a label with a TAB or a line break, {_shown(label)}: rename the label")
+    if any(letter in label for letter in "\t\r\n\0"):
+        raise ManifestError(
+            f"{_shown(name)} has a label with a TAB, line break or NUL byte, {_shown(label)}: rename the label"
+        )
     return b"%s\t%d\t%s\n" % (_encode(name), length, _encode(label))
 
 
@@ -184,6 +193,9 @@ def _reload(path: str, version: tuple[int, int]) -> Manifest:
 def _read_bytes(path: str) -> tuple[bytes, tuple[int, int]]:
     """Read a whole file; also give its size and time of change, by which a later reader knows it again."""
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe can be read once at most
+            raise ManifestError(f"{path} is not a regular file: write its lines to one")
         with open(path, "rb") as handle:
             status = os.fstat(handle.fileno())
             return handle.read(), (status.st_size, status.st_mtime_ns)
@@ -195,6 +207,10 @@ def _read_bytes(path: str) -> tuple[bytes, tuple[int, int]]:
 
 def _parse_root(path: str, data: bytes) -> str:
     line = data[: _end_of_line(data, 0)].removeprefix(BYTE_ORDER_MARK).rstrip(b"\r")
+    if line.startswith(GZIP_MAGIC):
+        raise ManifestError(f"{path} is compressed (gzip), not text: unpack it")
+    if b"\0" in line:
+        raise ManifestError(f"{path} line 1 {NUL_REASON}")
     if not line.strip():
         found = "is empty" if not data.strip() else "line 1 is blank"
         raise ManifestError(f"{path} {found}: line 1 must be the root folder of the clips")
@@ -336,6 +352,8 @@ def _row_problem(line: bytes) -> str | None:
     columns = line.split(b"\t")
     if not line.strip():
         return "the line is blank: remove it"
+    if b"\0" in line:
+        return f"{_shown(line)} {NUL_REASON}"
     if len(columns) == 1:
         return f"no TAB in {_shown(line)}: write the path, a TAB and the length in samples"
     if len(columns) > 3:
@@ -347,6 +365,8 @@ def _row_problem(line: bytes) -> str | None:
         return None
     if number[:1] == b"-" and number[1:].isdigit():
         return f"the length {_shown(number)} is negative: write the number of samples"
+    if number.isdigit():
+        return f"the length {_shown(number)} is too large: write the number of samples, of {MAX_DIGITS} digits at most"
     return f"the length {_shown(number)} is not a whole number: write the number of samples"
 
 

@@ -6,6 +6,7 @@ The sentences stand here because both decoders say the same ones. Knows neither 
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,18 @@ def system_reason(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder, expected an audio file"
     return f"cannot be opened: {error.strerror or error}"
+
+
+def check_file(path: Path) -> None:
+    """Raise AudioError where no file is, or one that cannot be read to its end: a pipe would be waited for for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise AudioError(path, system_reason(error)) from error
+    except ValueError as error:  # a NUL byte, or a letter that no name of a file can hold
+        raise AudioError(path, f"is no name of a file ({error}): correct it") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise AudioError(path, "is not a regular file: leave it out")
 
 
 def unknown_reason(head: bytes, error: Exception) -> str:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mae_ast_plugin.audio.archives import Handle, open_member, open_row, open_span
-from mae_ast_plugin.audio.outcomes import AudioError, Path, system_reason
+from mae_ast_plugin.audio.outcomes import AudioError, Path, check_file, system_reason
 from mae_ast_plugin.audio.pool import ContainerError, Window
 
 SPAN = re.compile(r"(.+\.(?:tar|zip)):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL | re.IGNORECASE)
@@ -37,7 +39,7 @@ def size_of(path: Path) -> int:
         return int(span[3])
     try:
         return os.path.getsize(name)
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
@@ -48,7 +50,7 @@ def open_place(path: Path) -> Handle:
     """
     name = os.fspath(path)
     try:
-        return open(name, "rb", buffering=0) if ":" not in name else _open_part(name)
+        return _open_file(name) if ":" not in name else _open_part(name)
     except OSError as error:
         raise AudioError(path, system_reason(error)) from error
     except ContainerError as error:
@@ -62,6 +64,11 @@ def _open_part(name: str) -> Handle:
         return open_row(found[1], int(found[2]))
     if found := MEMBER.fullmatch(name):
         return open_member(found[1], found[2])
+    return _open_file(name)
+
+
+def _open_file(name: str) -> Handle:
+    check_file(name)
     return open(name, "rb", buffering=0)
 
 
@@ -72,6 +79,16 @@ def peek(handle: Handle, num_bytes: int = HEAD_BYTES, offset: int = 0) -> bytes:
     found = handle.read(num_bytes) or b""
     handle.seek(position)
     return found
+
+
+@contextmanager
+def opened_place(path: Path) -> Iterator[Handle]:
+    """Open a clip's bytes while they are read; AudioError as `open_place`, and where the system fails to read."""
+    try:
+        with open_place(path) as handle:
+            yield handle
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror or error}") from error
 
 
 def check_reading(path: Path, handle: Handle) -> None:

@@ -127,8 +127,12 @@ class Pool:
             if path not in self._versions:
                 raise
             raise ContainerError("has disappeared while in use: put it back and start again") from error
+        except ValueError as error:  # a NUL byte, or a letter that no name of a file can hold
+            raise ContainerError(f"lies in no name of a file ({error}): correct it") from error
         if stat.S_ISDIR(status.st_mode):
             raise ContainerError("lies in a folder, expected a file that holds many clips: correct the manifest")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for for ever
+            raise ContainerError("lies in what is not a regular file: leave it out")
         version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if self._versions.setdefault(path, version) != version:
             raise ContainerError("was changed while in use: start again, with a manifest that belongs to it")

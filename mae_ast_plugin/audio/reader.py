@@ -30,7 +30,7 @@ from mae_ast_plugin.audio.outcomes import (
     damage_reason,
     truncated_reason,
 )
-from mae_ast_plugin.audio.places import check_reading, open_place, peek
+from mae_ast_plugin.audio.places import check_reading, opened_place, peek
 from mae_ast_plugin.audio.resample import resample
 
 __all__ = ["AudioError", "AudioInfo", "Path", "Waveform", "probe", "read", "read_compact", "sample_rate_of"]
@@ -120,7 +120,7 @@ def _read_crop(path: Path, start: int, num_samples: int | None) -> tuple[Wavefor
 @contextmanager
 def _sound_file(path: Path) -> Iterator[_Sound | None]:
     """Open with libsndfile; give None where it does not know the format or cannot tell where the audio ends."""
-    with open_place(path) as handle:
+    with opened_place(path) as handle:
         try:
             # By descriptor where there is one: any file name works, and no format is guessed from the name.
             file = SoundFile(handle.fileno() if isinstance(handle, FileIO) else handle, closefd=False)

@@ -74,17 +74,21 @@ def _newest_readable(cfg: Any, last: Path, stored: list[Path]) -> dict[str, Any]
 
     There is none under the name of the last where a run was killed while it made its first.
     """
+    reasons: list[str] = []
     for path in stored:
         try:
             content = read_container(path, mmap=True)
         except CheckpointError as error:
             logger.warning(f"passed over: {error}")
+            reasons.append(str(error).replace(str(path), path.name, 1))
             continue
         if path != last:
             cfg.checkpoint.restore_file = str(path)
             logger.warning(f"going on from {path} instead")
         return content
-    raise PlainError(f"{last.parent}: none of its checkpoints can be read; move the folder away to start again")
+    raise PlainError(
+        f"{last.parent}: none of its checkpoints can be read ({reasons[0]}); move the folder away to start again"
+    )
 
 
 def _check_continuation(cfg: Any, content: dict[str, Any]) -> None:

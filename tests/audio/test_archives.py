@@ -52,6 +52,13 @@ def test_a_folder_in_place_of_a_container_says_so(tmp_path: Path, name: str) -> 
     assert "lies in a folder" in message_of(f"{tmp_path}/{name}")
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["x.tar:512:10", "x.zip:a.wav", "x.hdf:0"])
+def test_a_pipe_in_place_of_a_container_says_so(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name.split(":")[0])
+    assert "lies in what is not a regular file" in message_of(f"{tmp_path}/{name}")
+
+
 def test_a_member_of_no_bytes_says_so(shard: tuple[str, int, int]) -> None:
     assert "a length of 0 bytes" in message_of(f"{shard[0]}:{shard[1]}:0")
 

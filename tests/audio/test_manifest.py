@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import time
@@ -126,7 +127,16 @@ def test_the_size_of_the_parsed_blocks_does_not_matter(
         (b"/\na.wav\t\n", "line 2: the length '' is not a whole number"),
         (b"/\na.wav\t5 \n", "line 2: the length '5 ' is not a whole number"),
         (b"/\na.wav\t5\nb.wav\t-6\n", "line 3: the length '-6' is negative"),
-        (b"/\na.wav\t9999999999999999999\n", "line 2: the length '9999999999999999999' is not a whole number"),
+        (b"/\na.wav\t9999999999999999999\n", "line 2: the length '9999999999999999999' is too large"),
+        (b"/\na.wav\t-\xd9\xa1\n", "line 2: the length '-\u0661' is not a whole number"),
+        (b"/\na.wav\t5\nb\0.wav\t5\nc.wav\tx\n", "line 3: 'b\\x00.wav\\t5' has a NUL byte, which no name"),
+        (b"/\na.wav\tx\nb\0.wav\t5\n", "line 2: the length 'x' is not a whole number"),
+        (b"/a\0\na.wav\t5\n", "line 1 has a NUL byte"),
+        (
+            "/\na.wav\t5\n".encode("utf-16"),
+            "line 1 has a NUL byte, which no name of a file can hold: write it as UTF-8",
+        ),
+        (gzip.compress(b"/\na.wav\t5\n", mtime=0), "train.tsv is compressed (gzip), not text: unpack it"),
         (b"/\na.wav\t5\tdog\tcat\n", "line 2: found 4 columns"),
         (b"/\n\t5\n", "line 2: the path before the TAB is missing"),
         (b"/\na\t5\nb\xff\n", "line 3: no TAB in 'b\\\\\\\\udcff'"),
@@ -148,6 +158,13 @@ def test_a_bad_manifest_is_one_sentence_with_its_line(
 def test_a_missing_manifest_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="does not exist: make it with `python -m manifests scan`"):
         Manifest.load(tmp_path / "absent.tsv")
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tsv")
+    with pytest.raises(ManifestError, match=r"pipe\.tsv is not a regular file: write its lines to one"):
+        Manifest.load(tmp_path / "pipe.tsv")
 
 
 def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
@@ -216,6 +233,8 @@ def test_a_rewrite_without_rates_removes_the_old_side_file(tmp_path: Path) -> No
         (("", 1), None, "the name is empty"),
         (("a", -1), None, "with the length -1"),
         (("a", 1), "x\ty", "label with a TAB"),
+        (("a\0b", 1), None, "has a NUL byte"),
+        (("a", 1), "x\0y", "label with a TAB, line break or NUL byte"),
     ],
 )
 def test_a_row_that_cannot_be_written_leaves_the_old_manifest_alone(

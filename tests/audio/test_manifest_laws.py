@@ -31,7 +31,7 @@ def plain_rows(data: bytes) -> Rows | int:
     rows: Rows = []
     for number, line in enumerate(lines_of(data)[1:], start=2):
         name, *columns = line.split(b"\t")
-        if not name or len(columns) not in (1, 2) or not re.fullmatch(rb"[0-9]{1,18}", columns[0]):
+        if not name or b"\0" in line or len(columns) not in (1, 2) or not re.fullmatch(rb"[0-9]{1,18}", columns[0]):
             return number
         rows.append((name, int(columns[0]), columns[1].rstrip(b"\r") if len(columns) == 2 else None))
     return rows or 0
@@ -49,7 +49,7 @@ def plain_rates(data: bytes, num_rows: int) -> list[int] | int:
 
 # ---- what is drawn
 
-letters = st.sampled_from([bytes([code]) for code in range(256) if bytes([code]) not in (b"\t", b"\n", b"\r")])
+letters = st.sampled_from([bytes([code]) for code in range(256) if bytes([code]) not in (b"\t", b"\n", b"\r", b"\0")])
 texts = st.lists(letters, min_size=1, max_size=12).map(b"".join)
 numbers = st.builds(lambda zeros, value: b"0" * zeros + b"%d" % value, st.integers(0, 3), st.integers(0, 10**15 - 1))
 right_lines = st.builds(

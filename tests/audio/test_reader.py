@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
+import socket
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import soundfile
 
 from mae_ast_plugin.audio import ffmpeg
+from mae_ast_plugin.audio.features import read_features
 from mae_ast_plugin.audio.reader import AudioError, AudioInfo, probe, read, read_compact
 
 REAL_FILES = sorted((Path(__file__).resolve().parents[3] / "shared" / "data" / "formats").glob("*.*"))
@@ -262,6 +265,61 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 def test_a_folder_says_so(tmp_path: Path) -> None:
     assert "is a folder" in message_of(tmp_path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["pipe.wav", "a:pipe", "pipe.npy"])
+def test_a_pipe_says_so_and_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"linked {name}").symlink_to(name)
+    for path in (tmp_path / name, tmp_path / f"linked {name}"):
+        for look in (probe, read_features if name.endswith(".npy") else read):
+            with pytest.raises(AudioError, match=r": is not a regular file: leave it out$"):
+                look(path)  # type: ignore[operator]
+
+
+@pytest.mark.timeout(10)
+def test_a_device_and_a_socket_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.wav")
+        assert message_of(Path("socket.wav")) == "is not a regular file: leave it out"
+    assert message_of(Path("/dev/zero")) == "is not a regular file: leave it out"
+
+
+def test_a_link_to_a_file_is_read_as_the_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.wav").symlink_to(folder / "clip.wav")
+    np.testing.assert_array_equal(read(tmp_path / "link.wav")[0], read(folder / "clip.wav")[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.wav", "a\0b:c", "\ud800.wav", "a\0b.npy", "a\0b.tar:512:9", "a\0b.zip:c", "\0.h5:1"]
+)
+def test_a_name_that_no_file_can_have_says_so(name: str) -> None:
+    for look in (probe, read_features if name.endswith(".npy") else read):
+        with pytest.raises(AudioError, match="no name of a file"):
+            look(name)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["clip.mp3", "clip.sph", "text.wav"])
+def test_a_read_that_the_system_refuses_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever is looked up beside a decoder; the decoders themselves read by the descriptor."""
+    path = tmp_path / name
+    path.write_bytes((folder / name).read_bytes() if name != "text.wav" else b"text")
+
+    class Refusing(io.FileIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("mae_ast_plugin.audio.places._open_file", Refusing)
+    assert message_of(path) == "cannot be read: Input/output error"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that refuses to be read")
+def test_a_file_that_refuses_to_be_read_says_so() -> None:
+    assert message_of(Path("/proc/self/mem")) == "cannot be read: Input/output error"
 
 
 @pytest.mark.parametrize("name", ["empty.wav", "empty.mkv"])

@@ -120,7 +120,10 @@ def test_only_damaged_checkpoints_are_a_plain_error_and_stay_as_they_are(run: Co
     for path in paths:
         os.truncate(path, 1000)
     refused = run("optimization.max_update=5", folder=finished.folder, status=1)
-    assert f"{finished.checkpoints}: none of its checkpoints can be read; move the folder away" in refused.sentence
+    assert (
+        f"{finished.checkpoints}: none of its checkpoints can be read (checkpoint_last.pt: it is truncated or not a "
+        "checkpoint; copy it again or take an older one); move the folder away to start again"
+    ) in refused.sentence
     assert all(path.stat().st_size == 1000 for path in paths)
 
 
