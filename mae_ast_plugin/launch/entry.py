@@ -7,7 +7,6 @@ sweep and starts them elsewhere (submitit, joblib) gets a task that brings it al
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -20,15 +19,13 @@ from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import Finished
 from mae_ast_plugin.launch.endings import AGAIN, INTERRUPTED, plain_sentence
 from mae_ast_plugin.launch.preflight import preflight
-from mae_ast_plugin.launch.records import close_event_files, end_with_the_log
+from mae_ast_plugin.launch.records import close_event_files, end_with_the_log, write_to_log
 from mae_ast_plugin.launch.saving import system_error, unwritable
 from mae_ast_plugin.launch.stopping import ended_before_listening, listening, nothing_to_save, stop_listening
 
 OUR_TASK = "mae_ast_pretraining"
 REGISTERING_MODULES = ("mae_ast_plugin.tasks.mae_ast_pretraining", "mae_ast_plugin.models.mae_ast")
 ERROR = "error: "
-
-logger = logging.getLogger(__name__)
 
 
 def import_plugin() -> None:
@@ -72,7 +69,7 @@ def checked(call_main: Callable[..., None]) -> Callable[..., None]:
             if sentence is None:
                 raise
             with suppress(PlainError):  # the log may be what cannot be written
-                logger.error(sentence)
+                write_to_log(sentence)
             with suppress(PlainError):
                 close_event_files()
             raise SystemExit(f"{ERROR}{sentence}") from None

@@ -20,9 +20,11 @@ import mae_ast_plugin
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.continuation import check_checkpoints
 from mae_ast_plugin.launch.grouping import check_grouping
+from mae_ast_plugin.launch.overrides import check_added
+from mae_ast_plugin.launch.ranges import range_problems
 from mae_ast_plugin.launch.repairs import forget_earlier_runs, repair_engine
 from mae_ast_plugin.launch.saving import check_writable
-from mae_ast_plugin.methods.limits import check
+from mae_ast_plugin.methods.limits import problems
 from mae_ast_plugin.methods.settings import CriterionSettings, ModelSettings, TaskSettings, from_mapping
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ def preflight(cfg: Any) -> None:
     _check_precision(cfg)
     check_grouping(cfg)
     _check_batches(cfg)
+    check_added(cfg)
     _set_up_processes(cfg)
     repair_engine()
     forget_earlier_runs()
@@ -70,7 +73,11 @@ def _section(cfg: Any, name: str) -> dict[str, Any]:
 def _check_settings(cfg: Any) -> None:
     task = from_mapping(TaskSettings, _section(cfg, "task"))
     criterion = from_mapping(CriterionSettings, _section(cfg, "criterion"))
-    check(from_mapping(ModelSettings, _section(cfg, "model")), task, criterion)
+    model = from_mapping(ModelSettings, _section(cfg, "model"))
+    whole: Any = OmegaConf.to_container(cfg, resolve=True)
+    found = [*problems(model, task, criterion), *range_problems(whole)]
+    if found:
+        raise PlainError("; ".join(found))
     if not task.data or task.data == "???":
         raise PlainError("task.data is missing; set task.data=FOLDER, a folder with train.tsv and valid.tsv")
     if not os.path.isdir(task.data):

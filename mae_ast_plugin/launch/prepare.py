@@ -6,18 +6,21 @@ typed, and puts the checks of ``entry`` before the training.
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq_cli import hydra_train
 from hydra._internal import hydra as hydra_runner
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 
 from mae_ast_plugin.errors import PlainError
 from mae_ast_plugin.launch.entry import check_runs, import_plugin, plain_output, portable
+from mae_ast_plugin.launch.overrides import plain_overrides
 from mae_ast_plugin.launch.recipes import extends_another, find_config, recipe_folder
 from mae_ast_plugin.launch.stopping import end_when_asked
 
@@ -29,6 +32,7 @@ def prepare(search_path: ConfigSearchPath) -> None:
     """Make this process's fairseq-hydra-train know the plugin."""
     if Path(sys.argv[0]).name in PROGRAMS:  # not somebody else's, who only composes a configuration
         end_when_asked()
+        _speak_plainly()
     search_path.append(provider="mae_ast_plugin", path=f"file://{recipe_folder()}")
     arguments = get_args_parser().parse_args(sys.argv[1:])
     if arguments.config_name:
@@ -42,6 +46,16 @@ def prepare(search_path: ConfigSearchPath) -> None:
         hydra_runner.run_job = plain_output(hydra_runner.run_job)
     if not hasattr(hydra_runner.Hydra.multirun, "portable"):
         hydra_runner.Hydra.multirun = portable(hydra_runner.Hydra.multirun)  # type: ignore[method-assign]
+
+
+def _speak_plainly() -> None:
+    """One sentence for settings that cannot be; nothing of the debugging that one of the engine's models turns on."""
+    root = logging.getLogger()
+    root.setLevel(max(root.level, logging.INFO))  # Hydra sets what is asked for once the settings are known
+    if not hasattr(ConfigLoaderImpl.load_configuration, "plain"):
+        ConfigLoaderImpl.load_configuration = plain_overrides(  # type: ignore[method-assign]
+            ConfigLoaderImpl.load_configuration
+        )
 
 
 def _config_folders(*own: str | None) -> list[Path]:

@@ -32,6 +32,14 @@ def _end(handler: logging.FileHandler, record: logging.LogRecord) -> None:
     raise unwritable(cause, handler.baseFilename, END) from cause
 
 
+def write_to_log(sentence: str) -> None:
+    """Write what ends the run into the log's file alone: on the terminal the program says it when it ends."""
+    logger = logging.getLogger(__name__)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, sentence, (), None))
+
+
 def keep_event_files_going() -> None:
     """Let tensorboardX tell of a full disk. Repeated, it does nothing.
 

@@ -5,7 +5,9 @@ Rules are collected, so that a user hears of all mistakes at once. The schema it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import fields
 
 from mae_ast_plugin.audio.frontend import CONVENTIONS, VARYING
 from mae_ast_plugin.errors import PlainError
@@ -19,10 +21,18 @@ from mae_ast_plugin.nn.parameter_groups import DECAYED
 from mae_ast_plugin.nn.transformer import ACTIVATIONS
 
 
+def _infinite(settings: ModelSettings | TaskSettings | CriterionSettings, section: str) -> Iterator[str]:
+    """No comparison finds a value that is no number, so it would pass every other rule."""
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{section}.{entry.name} is {value}; it must be a finite number"
+
+
 def _shares(settings: object, section: str, names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         value = getattr(settings, name)
-        if not 0 <= value <= 1:
+        if value < 0 or value > 1:
             yield f"{section}.{name} is {value}; it must be between 0 and 1"
 
 
@@ -81,6 +91,8 @@ def _mask_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
 
 def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
     """Say, a sentence each, why no network can be built."""
+    yield from _infinite(model, "model")
+    yield from _infinite(task, "task")
     yield from _choice(task.feature_type, "task.feature_type", tuple(CONVENTIONS))
     yield from _choice(model.activation_fn, "model.activation_fn", tuple(ACTIVATIONS))
     yield from _at_least(task, "task", 1, ("sample_rate", "feature_dim"))
@@ -99,15 +111,22 @@ def network_problems(model: ModelSettings, task: TaskSettings) -> Iterator[str]:
         ),
     )
     yield from _at_least(
-        model, "model", 0, ("decoder_layers", "class_tokens", "max_columns", "layer_scale", "window_columns")
+        model,
+        "model",
+        0,
+        ("decoder_layers", "class_tokens", "max_columns", "layer_scale", "window_columns", "attention_window"),
     )
     yield from _at_least(model, "model", 1, ("decoder_ffn_embed_dim", "decoder_attention_heads"))
     yield from _choice(model.input_norm, "model.input_norm", INPUT_NORMS)
     yield from _choice(model.weight_init, "model.weight_init", tuple(INITIALIZATIONS))
     if model.fill_windows and not model.window_columns:
         yield "model.fill_windows is true and model.window_columns is 0; say how long a window is"
-    if model.input_std == 0:
-        yield "model.input_std is 0; spectrograms are divided by it"
+    if model.norm_eps <= 0:
+        yield f"model.norm_eps is {model.norm_eps}; it must be above 0"
+    if model.input_std <= 0:
+        yield f"model.input_std is {model.input_std}; spectrograms are divided by it, so it must be above 0"
+    if model.drop_path < 0 or model.drop_path >= 1:
+        yield f"model.drop_path is {model.drop_path}; it must be at least 0 and below 1"
     if model.standard_targets and model.standard_bins:
         yield "model.standard_targets and model.standard_bins are both true; patches or mel bins are standardised"
     yield from _patch_problems(model, task.feature_dim * (3 if task.deltas else 1))
@@ -130,7 +149,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
     yield from _choice(model.precision, "model.precision", ("float32", "bfloat16"))
     yield from _choice(task.cut, "task.cut", ("crop", "pieces", "all_pieces"))
     yield from _choice(task.decayed, "task.decayed", tuple(DECAYED))
-    if not 0 < task.layer_decay <= 1:
+    if task.layer_decay <= 0 or task.layer_decay > 1:
         yield f"task.layer_decay is {task.layer_decay}; it must be above 0 and at most 1"
     if task.cut != "crop" and task.max_sample_size is None:
         yield f"task.cut={task.cut} needs a length; set task.max_sample_size"
@@ -156,6 +175,7 @@ def problems(model: ModelSettings, task: TaskSettings, criterion: CriterionSetti
         ),
     )
     if criterion is not None:
+        yield from _infinite(criterion, "criterion")
         yield from _at_least(criterion, "criterion", 0, ("reconstruction_weight", "classification_weight"))
         if criterion.reconstruction_weight == 0 and criterion.classification_weight == 0:
             yield "criterion.reconstruction_weight and criterion.classification_weight are both 0: nothing to learn"

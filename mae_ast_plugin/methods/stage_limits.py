@@ -37,8 +37,6 @@ def stage_problems(model: ModelSettings, num_features: int) -> Iterator[str]:
             f"model.max_columns is {model.max_columns}; stages (model.stage_layers) need positions for all "
             f"{model.window_columns} columns of model.window_columns"
         )
-    if not 0 <= model.drop_path < 1:
-        yield f"model.drop_path is {model.drop_path}; it must be at least 0 and below 1"
     if model.attention_window < 1:
         yield f"model.attention_window is {model.attention_window}; stages (model.stage_layers) need at least 1"
     try:

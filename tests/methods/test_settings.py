@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -96,6 +97,13 @@ PROBLEMS: list[tuple[dict[str, object], str, str]] = [
     ({"criterion__classification_weight": -1.0}, "criterion.classification_weight", "at least 0"),
     ({"criterion__reconstruction_weight": 0.0, "criterion__classification_weight": 0.0},
      "criterion.reconstruction_weight", "nothing to learn"),
+    ({"model__norm_eps": 0.0}, "model.norm_eps", "above 0"),
+    ({"model__input_std": 0.0}, "model.input_std", "above 0"),
+    ({"model__input_std": -1.0}, "model.input_std", "above 0"),
+    ({"model__drop_path": 1.0}, "model.drop_path", "below 1"),
+    ({"model__drop_path": -0.1}, "model.drop_path", "at least 0"),
+    ({"model__layer_scale": -0.1}, "model.layer_scale", "at least 0"),
+    ({"model__attention_window": -1}, "model.attention_window", "at least 0"),
     ({"criterion__average_over": "clips"}, "criterion.average_over", "tokens"),
 ]  # fmt: skip
 
@@ -105,6 +113,22 @@ def test_each_mistake_is_a_sentence_that_names_its_field(changes: dict[str, obje
     found = list(problems(*settings(**changes)))
     assert any(field in sentence and word in sentence for sentence in found), found
     assert all("\n" not in sentence for sentence in found)
+
+
+FLOATS = [
+    (section, entry.name)
+    for section, kind in SECTIONS.items()
+    for entry in fields(kind)
+    if isinstance(entry.default, float)
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("section", "name"), FLOATS)
+def test_a_value_that_is_no_finite_number_is_refused(section: str, name: str, value: float) -> None:
+    found = list(problems(*settings(**{f"{section}__{name}": value})))
+    assert f"{section}.{name} is {value}; it must be a finite number" in found
+    assert len(found) == 1 or not math.isnan(value)
 
 
 def test_an_odd_width_is_a_problem_of_sinusoidal_positions() -> None:
