@@ -112,14 +112,18 @@ def corpus(make_corpus: Callable[[], Corpus]) -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def compose_recipe() -> Iterator[Callable[..., Any]]:
+def compose_recipe() -> Callable[..., Any]:
     """The configuration that the command would compose of a recipe, without a run."""
     hydra_init("config")
     ConfigStore.instance().store(name=SCHEMA, node=FairseqConfig)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["fairseq-hydra-train"])  # which the plugin's hook looks at
-        with initialize_config_dir(str(recipe_folder()), version_base=None):
-            yield lambda recipe, *overrides: compose(recipe, overrides=["task.data=nowhere", *overrides])
+
+    def composed(recipe: str, *overrides: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["fairseq-hydra-train"])  # which the plugin's hook looks at
+            with initialize_config_dir(str(recipe_folder()), version_base=None):
+                return compose(recipe, overrides=["task.data=nowhere", *overrides])
+
+    return composed
 
 
 # ---- the command
