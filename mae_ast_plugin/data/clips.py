@@ -226,14 +226,14 @@ class ClipDataset(FairseqDataset):
         samples = torch.from_numpy(waveform)
         if found != rate:
             samples = sinc_hann(as_float(samples), found, rate)
-        is_whole = count is None
+        is_fixed = count is None or self.pieces is not None
         if limit is not None and len(samples) > limit:  # longer than its manifest could tell
-            is_whole = False
+            is_fixed = False
             begin = self._crop_start(len(samples) - limit, ref)
             samples = samples[begin : begin + limit]
         if len(samples) < self.shortest:
             raise AudioError(path, f"has {len(samples)} samples at {rate} Hz, one patch needs {self.shortest}")
-        if self.kept is not None and (is_whole or self.pieces is not None or not self.task.random_crop):
+        if self.kept is not None and (is_fixed or not self.task.random_crop):
             self.kept.put(entry, samples.numpy())
         return samples
 

@@ -147,9 +147,9 @@ def test_without_a_folder_for_it_one_sentence_says_so(tmp_path: Path, monkeypatc
 
 
 def corpus(folder: Path, rate: int = 16000, **task: Any) -> ClipDataset:
-    """Two clips of a second, one of three and a half."""
+    """A clip of a second, one as long as a crop, one of three and a half."""
     draw, rows = np.random.default_rng(0), []
-    for number, seconds in enumerate((1.0, 1.1, 3.5)):
+    for number, seconds in enumerate((1.0, 1.5, 3.5)):
         waveform = draw.uniform(-0.5, 0.5, int(seconds * rate))
         soundfile.write(folder / f"{number}.wav", waveform, rate, subtype="PCM_16")
         rows.append((f"{number}.wav", len(waveform)))
@@ -193,6 +193,14 @@ def test_crops_that_stand_still_are_kept(tmp_path: Path, task: dict[str, Any]) -
         path.unlink()
     for before, after in zip(first, epoch(dataset, 2, entries), strict=True):
         assert torch.equal(before, after)
+
+
+def test_what_is_longer_than_listed_is_cropped_anew_in_pieces_too(tmp_path: Path) -> None:
+    with_file, without = (corpus(tmp_path, cut="pieces", keep_decoded_gb=size) for size in (1.0, 0.0))
+    waveform = np.random.default_rng(1).uniform(-0.5, 0.5, 48000)
+    soundfile.write(tmp_path / "1.wav", waveform, 16000, subtype="PCM_16")  # listed with half of it
+    for number in (1, 2, 3):
+        assert torch.equal(epoch(with_file, number, [1])[0], epoch(without, number, [1])[0])
 
 
 def test_without_the_setting_there_is_no_file(tmp_path: Path) -> None:
